@@ -1,0 +1,1 @@
+//! Runs queues: routing table, sessions, retained messages, policies, transactions, access

@@ -1,0 +1,1 @@
+//! The nouns, the pure machines and the traits of Mynah

@@ -1,0 +1,1 @@
+//! Runs connections: listeners, protocol detection, the driver
