@@ -1,0 +1,32 @@
+//! Bounds that hold for the core, with their reasons. What an operator may change is in the configuration; these are its
+//! defaults or hard ends.
+
+/// Delivery attempts before a message is dead-lettered; RabbitMQ's quorum queues use the same default.
+pub const DELIVERY_LIMIT: u32 = 20;
+
+/// Words in a topic or filter: beyond that matching would cost more than the message is worth.
+pub const TOPIC_WORDS_MAX: usize = 128;
+
+/// Bytes of an MQTT-sized name: topics, queue names, client identifiers [MQTT 1.5.4].
+pub const NAME_BYTES_MAX: usize = 65_535;
+
+/// Bytes of a queue or exchange name in 0-9-1, where it is a short string.
+pub const SHORT_NAME_BYTES_MAX: usize = 255;
+
+/// Messages a queue holds unless its policy says otherwise: a forgotten queue of small messages stays under a gigabyte.
+pub const QUEUE_MESSAGES_MAX: u64 = 1_000_000;
+
+/// Bytes a queue holds unless its policy says otherwise.
+pub const QUEUE_BYTES_MAX: u64 = 1 << 30;
+
+/// Lines in a message's dead-letter history; older ones are dropped so that a loop through many queues stays small.
+pub const DEATHS_MAX: usize = 32;
+
+/// Messages and settlements staged in one transaction.
+pub const TRANSACTION_STEPS_MAX: usize = 10_000;
+
+/// Priority levels a queue can be declared with: 0 to 9 are different, higher ones count as 9 [AMQP 1.0 3.2.1].
+pub const PRIORITY_LEVELS: u8 = 10;
+
+/// Hops through exchange-to-exchange bindings and alternate exchanges before a message is taken to be in a loop.
+pub const EXCHANGE_HOPS_MAX: usize = 16;

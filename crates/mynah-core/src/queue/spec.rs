@@ -1,0 +1,45 @@
+//! How a queue was declared, and what makes a second declaration equal.
+
+use std::time::Duration;
+
+use crate::exchange::Arguments;
+
+/// What happens to a message that does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// The oldest ready message makes room; dead-lettered if there is a target.
+    #[default]
+    DropHead,
+    /// The publisher is told no (`RefusalKind::Full`).
+    RejectPublish,
+    /// The publisher is told no, and the message is dead-lettered.
+    DeadLetter,
+}
+
+/// The policy of one queue. Absent bounds mean the broker's defaults.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct QueueSpec {
+    pub durable: bool,
+    /// Only for the connection that declared it, and deleted with it.
+    pub exclusive: bool,
+    /// Deleted when its last consumer goes.
+    pub auto_delete: bool,
+    /// Deleted after being unused (no consumer, no get, no re-declaration) for so long.
+    pub expires: Option<Duration>,
+    pub message_ttl: Option<Duration>,
+    pub max_messages: Option<u64>,
+    pub max_bytes: Option<u64>,
+    pub overflow: Overflow,
+    pub max_message_bytes: Option<u64>,
+    /// Highest priority that is told apart; absent = first in, first out.
+    pub max_priority: Option<u8>,
+    /// Failed attempts before a message is dead-lettered. `None`: the broker's default; `Some(0)`: no limit.
+    pub delivery_limit: Option<u32>,
+    pub single_active_consumer: bool,
+    /// The exchange for dead letters ("" = the default exchange, so that the key names a queue).
+    pub dead_letter_exchange: Option<Box<str>>,
+    /// The key for dead letters; absent = the key the message had.
+    pub dead_letter_key: Option<Box<str>>,
+    /// As the client declared them, for listings and for comparing declarations.
+    pub arguments: Arguments,
+}
