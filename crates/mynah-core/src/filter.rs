@@ -117,7 +117,9 @@ fn matches_words(segments: &[Segment], words: &[&str]) -> bool {
         }
         (Some(_), None) => false,
         (Some((Segment::One, rest)), Some((_, words))) => matches_words(rest, words),
-        (Some((Segment::Word(want), rest)), Some((word, words))) => &**want == *word && matches_words(rest, words),
+        (Some((Segment::Word(want), rest)), Some((word, words))) => {
+            &**want == *word && matches_words(rest, words)
+        }
     }
 }
 

@@ -29,7 +29,9 @@ pub mod words;
 pub use address::{Address, AddressRef};
 pub use delivery::{ConsumerId, Delivery, DeliveryTag, Outcome};
 pub use filter::{Filter, FilterError, Segment};
-pub use message::{Cause, Content, Death, Decode, Format, Guarantee, Header, Message, Original, Properties, Retain};
+pub use message::{
+    Cause, Content, Death, Decode, Format, Guarantee, Header, Message, Original, Properties, Retain,
+};
 pub use publish::{ContentRef, PublishRef, TransactionId};
 pub use value::Value;
 pub use wire::{Mark, Run, Wire};

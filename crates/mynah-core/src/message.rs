@@ -162,8 +162,14 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Self; 6] =
-        [Self::NoQueue, Self::QueueLength, Self::MessageLength, Self::Rejected, Self::ReadCount, Self::Expired];
+    pub const ALL: [Self; 6] = [
+        Self::NoQueue,
+        Self::QueueLength,
+        Self::MessageLength,
+        Self::Rejected,
+        Self::ReadCount,
+        Self::Expired,
+    ];
 
     /// The name in headers, metrics and the API.
     #[must_use]
@@ -241,9 +247,11 @@ impl Message {
         let content = match &self.content {
             Content::None => ContentRef::None,
             Content::Decoded(properties) => ContentRef::Decoded(properties),
-            Content::Encoded(original) => {
-                ContentRef::Encoded { format: original.format, bytes: &original.bytes, decode: original.decode }
-            }
+            Content::Encoded(original) => ContentRef::Encoded {
+                format: original.format,
+                bytes: &original.bytes,
+                decode: original.decode,
+            },
         };
         PublishRef { header: self.header, content, ..PublishRef::new(self.address.as_ref(), &self.body) }
     }
@@ -384,7 +392,8 @@ mod tests {
             original_ttl_ms: None,
         };
         let once = message.dead_lettered(death(Cause::Rejected, 1), now);
-        let twice = once.dead_lettered(death(Cause::Expired, 2), now).dead_lettered(death(Cause::Rejected, 3), now);
+        let twice =
+            once.dead_lettered(death(Cause::Expired, 2), now).dead_lettered(death(Cause::Rejected, 3), now);
         let seen: Vec<_> = twice.deaths.iter().map(|d| (d.cause, d.count, d.time_ms)).collect();
         assert_eq!(seen, [(Cause::Rejected, 2, 1), (Cause::Expired, 1, 2)]);
     }

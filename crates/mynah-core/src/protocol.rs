@@ -82,7 +82,10 @@ pub enum Input<'a> {
     Deliveries(&'a mut Vec<Delivery>),
     /// A run encoded by publishers for this connection's wires. The connection patches its identifiers at the marks (at
     /// most [`Connection::marked_credit`] of them); the driver appends the bytes to the wire afterwards.
-    Encoded { bytes: &'a mut [u8], marks: &'a [Mark] },
+    Encoded {
+        bytes: &'a mut [u8],
+        marks: &'a [Mark],
+    },
     Notice(Notice),
     /// The time of [`Connection::deadline`] has come.
     Deadline,
@@ -314,16 +317,49 @@ pub enum Role {
 #[derive(Debug, Clone)]
 pub enum Change<'a> {
     /// An empty name asks for a generated one. `passive` only asks whether it is there.
-    DeclareQueue { name: &'a str, spec: &'a QueueSpec, passive: bool },
-    DeleteQueue { name: &'a str, if_unused: bool, if_empty: bool },
-    PurgeQueue { name: &'a str },
-    DeclareExchange { name: &'a str, spec: &'a ExchangeSpec, passive: bool },
-    DeleteExchange { name: &'a str, if_unused: bool },
-    Bind { source: &'a str, destination: Destination<'a>, key: &'a str, arguments: &'a Arguments },
-    Unbind { source: &'a str, destination: Destination<'a>, key: &'a str, arguments: &'a Arguments },
+    DeclareQueue {
+        name: &'a str,
+        spec: &'a QueueSpec,
+        passive: bool,
+    },
+    DeleteQueue {
+        name: &'a str,
+        if_unused: bool,
+        if_empty: bool,
+    },
+    PurgeQueue {
+        name: &'a str,
+    },
+    DeclareExchange {
+        name: &'a str,
+        spec: &'a ExchangeSpec,
+        passive: bool,
+    },
+    DeleteExchange {
+        name: &'a str,
+        if_unused: bool,
+    },
+    Bind {
+        source: &'a str,
+        destination: Destination<'a>,
+        key: &'a str,
+        arguments: &'a Arguments,
+    },
+    Unbind {
+        source: &'a str,
+        destination: Destination<'a>,
+        key: &'a str,
+        arguments: &'a Arguments,
+    },
     /// Binds a queue to topics directly.
-    BindTopic { filter: &'a Filter, queue: &'a str },
-    UnbindTopic { filter: &'a Filter, queue: &'a str },
+    BindTopic {
+        filter: &'a Filter,
+        queue: &'a str,
+    },
+    UnbindTopic {
+        filter: &'a Filter,
+        queue: &'a str,
+    },
 }
 
 /// Where a binding leads.
@@ -344,14 +380,20 @@ pub enum Step {
 #[derive(Debug)]
 pub enum Reply {
     /// The name the client goes by from now on.
-    Authenticated { user: Arc<str> },
+    Authenticated {
+        user: Arc<str>,
+    },
     Opened(Box<Opened>),
     /// In how many places it was put. For a durable message to a durable queue: and it is on disk.
-    Published { routed: u32 },
+    Published {
+        routed: u32,
+    },
     /// Mandatory, and no place was found.
     Returned(Arc<Message>),
     Attached(Box<Attached>),
-    Detached { existed: bool },
+    Detached {
+        existed: bool,
+    },
     Defined(Box<Defined>),
     Done,
     Refused(Refusal),

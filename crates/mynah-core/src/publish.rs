@@ -13,7 +13,11 @@ pub enum ContentRef<'a> {
     None,
     Decoded(&'a Properties),
     /// The protocol's own encoding, validated, with the function that decodes it when another protocol asks.
-    Encoded { format: Format, bytes: &'a [u8], decode: Decode },
+    Encoded {
+        format: Format,
+        bytes: &'a [u8],
+        decode: Decode,
+    },
 }
 
 /// One publish. Everything borrows: nothing is copied unless a target must keep it.

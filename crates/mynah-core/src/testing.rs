@@ -63,10 +63,14 @@ impl RecordingHost {
                         expiry: Expiry::AtEnd,
                     })),
                     "publish" => Reply::Published { routed: 1 },
-                    "attach" => Reply::Attached(Box::new(Attached { queue: Some(rest(3).into()), new: true })),
+                    "attach" => {
+                        Reply::Attached(Box::new(Attached { queue: Some(rest(3).into()), new: true }))
+                    }
                     "detach" => Reply::Detached { existed: true },
                     "transact" => Reply::Done,
-                    _ => Reply::Defined(Box::new(Defined { name: rest(2).into(), messages: 0, consumers: 0 })),
+                    _ => {
+                        Reply::Defined(Box::new(Defined { name: rest(2).into(), messages: 0, consumers: 0 }))
+                    }
                 };
                 (ticket, reply)
             })
@@ -94,7 +98,8 @@ impl Host for RecordingHost {
     }
 
     fn open(&mut self, ticket: Ticket, session: SessionSpec<'_>) {
-        let will = session.will.as_ref().map(|will| format!(" will {} {:?}", will.message.address, will.delay));
+        let will =
+            session.will.as_ref().map(|will| format!(" will {} {:?}", will.message.address, will.delay));
         let text = format!(
             "open {} {} {:?} {:?}{}",
             session.client_id,
@@ -107,7 +112,8 @@ impl Host for RecordingHost {
     }
 
     fn publish(&mut self, ticket: Option<Ticket>, publish: &PublishRef<'_>) {
-        let mut text = format!("publish {} {:?} {:?}", publish.address, publish.header.guarantee, publish.header.retain);
+        let mut text =
+            format!("publish {} {:?} {:?}", publish.address, publish.header.guarantee, publish.header.retain);
         if publish.mandatory {
             text.push_str(" mandatory");
         }
@@ -153,9 +159,13 @@ impl Host for RecordingHost {
             Change::DeclareQueue { name, passive, .. } => format!("declare queue {name} passive={passive}"),
             Change::DeleteQueue { name, .. } => format!("delete queue {name}"),
             Change::PurgeQueue { name } => format!("purge queue {name}"),
-            Change::DeclareExchange { name, passive, .. } => format!("declare exchange {name} passive={passive}"),
+            Change::DeclareExchange { name, passive, .. } => {
+                format!("declare exchange {name} passive={passive}")
+            }
             Change::DeleteExchange { name, .. } => format!("delete exchange {name}"),
-            Change::Bind { source, destination, key, .. } => format!("bind exchange {source} {destination:?} {key}"),
+            Change::Bind { source, destination, key, .. } => {
+                format!("bind exchange {source} {destination:?} {key}")
+            }
             Change::Unbind { source, destination, key, .. } => {
                 format!("unbind exchange {source} {destination:?} {key}")
             }

@@ -103,8 +103,10 @@ impl Value {
                 format!("[{}]", items.join(","))
             }
             Self::Map(entries) => {
-                let entries: Vec<String> =
-                    entries.iter().map(|(key, value)| format!("{}:{}", key.quoted(), value.quoted())).collect();
+                let entries: Vec<String> = entries
+                    .iter()
+                    .map(|(key, value)| format!("{}:{}", key.quoted(), value.quoted()))
+                    .collect();
                 format!("{{{}}}", entries.join(","))
             }
             Self::Described(inner) => inner.1.to_text(),
