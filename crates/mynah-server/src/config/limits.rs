@@ -1,0 +1,104 @@
+//! Every bound an operator can move, with the reason of its default.
+//!
+//! Everything that queues, counts or nests has a bound: a broker without one hands its memory to the fastest client.
+//!
+//! Never: enforces anything (the broker and the protocols do), counts.
+
+use serde::{Deserialize, Serialize};
+
+use super::units::{Size, Span};
+
+/// Bounds on connections, sessions and what waits for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// Sockets at once, all listeners together. An idle one costs about 1.3 KB here and a file descriptor in the kernel.
+    pub(crate) connections_max: u32,
+    /// Sockets that have not logged in yet, per client address: a few, so that nobody fills the table without a password.
+    pub(crate) unauthenticated_per_address_max: u32,
+    /// Time from connect to login; machines need milliseconds.
+    pub(crate) login_timeout: Span,
+    /// The same for STOMP: a person types CONNECT into telnet.
+    pub(crate) login_timeout_stomp: Span,
+    /// Bytes of one frame before login: a login fits easily, an attack does not.
+    pub(crate) login_bytes_max: Size,
+    /// Bytes of one message, all its parts together.
+    pub(crate) message_bytes_max: Size,
+    /// Unsent bytes of one connection above which its QoS 0 and pre-settled deliveries wait no more: they are dropped and counted.
+    pub(crate) inbox_bytes_high: Size,
+    /// Unsent bytes of one connection that are never exceeded.
+    pub(crate) inbox_bytes_max: Size,
+    /// The longest a session may outlive its connection; a client that asks for more gets this.
+    pub(crate) session_expiry_max: Span,
+    /// Messages that wait for one absent session.
+    pub(crate) session_messages_max: u64,
+    /// Bytes that wait for one absent session.
+    pub(crate) session_bytes_max: Size,
+    /// Retained messages in all.
+    pub(crate) retained_messages_max: u64,
+    /// Bytes of retained messages in all.
+    pub(crate) retained_bytes_max: Size,
+    /// Subscriptions, consumers and links of one connection together.
+    pub(crate) subscriptions_per_connection_max: u32,
+}
+
+/// What a queue gets that does not say otherwise by its arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Queues {
+    /// STOMP, AMQP 1.0 and MQTT `$queue/` create a queue on first use.
+    pub(crate) auto_create: bool,
+    pub(crate) max_length_messages: u64,
+    pub(crate) max_length_bytes: Size,
+    /// Deliveries of one message before it is dead-lettered as `read-count`.
+    pub(crate) delivery_limit: u32,
+    pub(crate) overflow: Overflow,
+    /// Queues in all.
+    pub(crate) queues_max: u32,
+}
+
+/// What a full queue does with one message more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Overflow {
+    /// The oldest goes.
+    DropHead,
+    /// The publisher is refused.
+    RejectPublish,
+    /// The oldest goes to the dead-letter address with cause `queue-length`.
+    DeadLetter,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            unauthenticated_per_address_max: 256,
+            login_timeout: Span::secs(10),
+            login_timeout_stomp: Span::secs(60),
+            login_bytes_max: Size::kib(64),
+            message_bytes_max: Size::mib(16),
+            inbox_bytes_high: Size::mib(1),
+            inbox_bytes_max: Size::mib(32),
+            session_expiry_max: Span::secs(7 * 86_400),
+            session_messages_max: 100_000,
+            session_bytes_max: Size::mib(64),
+            retained_messages_max: 1_000_000,
+            retained_bytes_max: Size::mib(256),
+            subscriptions_per_connection_max: 10_000,
+        }
+    }
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self {
+            auto_create: true,
+            max_length_messages: 1_000_000,
+            max_length_bytes: Size::mib(1024),
+            delivery_limit: 20,
+            overflow: Overflow::RejectPublish,
+            queues_max: 100_000,
+        }
+    }
+}

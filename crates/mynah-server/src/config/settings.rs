@@ -1,0 +1,275 @@
+//! What can be configured, with its defaults: plain data, mapped onto the broker and the network in `run.rs`.
+//!
+//! `config/mynah.yaml` shows every key with its default and a line of why; a test keeps the two equal.
+//!
+//! Never: reads files or variables (`mod.rs`, `env.rs`), judges values (`check.rs`), shows a secret in `Debug`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::limits::{Limits, Queues};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Where the broker keeps what must survive; created when missing.
+    pub(crate) data_dir: String,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) admin: Admin,
+    pub(crate) metrics: Metrics,
+    pub(crate) auth: Auth,
+    pub(crate) log: Log,
+    pub(crate) limits: Limits,
+    pub(crate) queues: Queues,
+}
+
+/// One port clients connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listener {
+    /// Unique; appears in logs and `MYNAH_LISTENERS__<NAME>__BIND`.
+    pub(crate) name: String,
+    pub(crate) protocol: ListenerProtocol,
+    pub(crate) bind: Bind,
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ListenerProtocol {
+    Mqtt,
+    Stomp,
+    /// 0-9-1 and 1.0, told apart by the first eight bytes.
+    Amqp,
+    /// Any of the above, told apart by the first bytes.
+    Auto,
+    /// Known to the grammar so that `check` can say it is not there yet.
+    Websocket,
+}
+
+impl ListenerProtocol {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Stomp => "stomp",
+            Self::Amqp => "amqp",
+            Self::Auto => "auto",
+            Self::Websocket => "websocket",
+        }
+    }
+}
+
+/// An address and port to listen on. Port 0 takes any free one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bind(pub(crate) SocketAddr);
+
+/// The admin API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Admin {
+    pub(crate) bind: Bind,
+}
+
+/// The Prometheus end point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Metrics {
+    pub(crate) bind: Bind,
+}
+
+/// Who may log in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Auth {
+    pub(crate) anonymous: Anonymous,
+    pub(crate) users: Vec<User>,
+}
+
+/// From where a client without a name is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Anonymous {
+    Never,
+    Loopback,
+    Always,
+}
+
+/// A name with its password, in one of two forms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    /// argon2id in PHC form, as `mynah hash-password` prints it.
+    #[serde(default)]
+    pub(crate) password_hash: Option<Secret>,
+    /// In the clear; hashed in memory at start.
+    #[serde(default)]
+    pub(crate) password: Option<Secret>,
+    /// Refused from any address but 127.0.0.0/8 and ::1.
+    #[serde(default)]
+    pub(crate) loopback_only: bool,
+}
+
+/// Text that must not reach a log.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(pub(crate) String);
+
+/// What is written to standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    pub(crate) level: LogLevel,
+    pub(crate) format: LogFormat,
+}
+
+/// The least severe event that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Bind {
+    pub(crate) const fn loopback(port: u16) -> Self {
+        Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+    }
+
+    pub(crate) const fn is_loopback(self) -> bool {
+        self.0.ip().is_loopback()
+    }
+}
+
+impl Config {
+    /// Some listener can be reached from another machine.
+    pub(crate) fn reaches_beyond_loopback(&self) -> bool {
+        self.listeners.iter().any(|listener| !listener.bind.is_loopback())
+    }
+
+    /// Neither a user nor anonymous gets in from another machine.
+    pub(crate) fn lets_nobody_in_from_elsewhere(&self) -> bool {
+        self.auth.anonymous != Anonymous::Always && self.auth.users.iter().all(|user| user.loopback_only)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let listener = |name: &str, protocol, port| Listener {
+            name: name.to_owned(),
+            protocol,
+            bind: Bind::loopback(port),
+        };
+        Self {
+            data_dir: "./data".to_owned(),
+            listeners: vec![
+                listener("mqtt", ListenerProtocol::Mqtt, 1883),
+                listener("stomp", ListenerProtocol::Stomp, 61613),
+                listener("amqp", ListenerProtocol::Amqp, 5672),
+            ],
+            admin: Admin::default(),
+            metrics: Metrics::default(),
+            auth: Auth::default(),
+            log: Log::default(),
+            limits: Limits::default(),
+            queues: Queues::default(),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { bind: Bind::loopback(15672) }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { bind: Bind::loopback(15692) }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { anonymous: Anonymous::Loopback, users: vec![User::guest()] }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Text }
+    }
+}
+
+impl User {
+    /// The login every AMQP client library tries first; let in from this machine only, as RabbitMQ does.
+    pub(crate) fn guest() -> Self {
+        Self {
+            name: "guest".to_owned(),
+            password_hash: None,
+            password: Some(Secret("guest".to_owned())),
+            loopback_only: true,
+        }
+    }
+
+    pub(crate) fn is_guest_default(&self) -> bool {
+        *self == Self::guest()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(...)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("...")
+    }
+}
+
+impl Serialize for Bind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.trim().parse().map(Self).map_err(|_| {
+            de::Error::custom(format_args!(
+                "\"{}\" is not an address and port; write it like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\"",
+                text.escape_debug()
+            ))
+        })
+    }
+}
