@@ -1,0 +1,344 @@
+//! One run: threads, phases, and what is read off the counters between them.
+//!
+//! Subscribers are confirmed before publishers connect, publishers before anything is sent. Then: warm-up,
+//! measured time, and a rest in which the last messages may arrive, all bounded.
+//! Never: counts what was delivered before or after the measured time as throughput.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+use crate::account::{Bitmap, Faults, Ledger, Tally};
+use crate::amqp10::Amqp10;
+use crate::amqp091::Amqp091;
+use crate::histogram::Histogram;
+use crate::mqtt::Mqtt;
+use crate::options::{Protocol, Spec};
+use crate::pattern::Plan;
+use crate::process::{self, Usage};
+use crate::report::{Reading, Report};
+use crate::stomp::Stomp;
+use crate::wire::{Role, Terms, Wire};
+use crate::worker::{Job, Pace, Worker};
+
+/// Until all connections are ready.
+const READY: Duration = Duration::from_secs(30);
+/// Without a delivery for so long, what is missing is taken for lost.
+const QUIET: Duration = Duration::from_millis(1_500);
+/// For the last messages, however busy it is.
+const DRAIN: Duration = Duration::from_secs(15);
+/// A run by count ends after this at the latest.
+const COUNT_MAX: Duration = Duration::from_secs(600);
+
+/// What one thread tells the others.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Progress {
+    pub delivered: AtomicU64,
+    pub sent: AtomicU64,
+    pub acked: AtomicU64,
+}
+
+/// What all threads of a run share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    clock: Instant,
+    pub run: u32,
+    pub threads: usize,
+    pub subscribers: usize,
+    /// When sending starts; `u64::MAX` until known.
+    pub begin_ns: AtomicU64,
+    measure_ns: AtomicU64,
+    end_ns: AtomicU64,
+    pub subscribers_ready: AtomicUsize,
+    pub publishers_ready: AtomicUsize,
+    pub stopping: AtomicBool,
+    /// Deliveries of each publisher's messages.
+    pub delivered: Vec<AtomicU64>,
+    pub progress: Vec<Progress>,
+}
+
+impl Shared {
+    fn new(spec: &Spec, plan: &Plan) -> Self {
+        Self {
+            clock: Instant::now(),
+            run: spec.run,
+            threads: spec.threads,
+            subscribers: plan.subscribers.len(),
+            begin_ns: AtomicU64::new(u64::MAX),
+            measure_ns: AtomicU64::new(u64::MAX),
+            end_ns: AtomicU64::new(u64::MAX),
+            subscribers_ready: AtomicUsize::new(0),
+            publishers_ready: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            delivered: plan.publishers.iter().map(|_| AtomicU64::new(0)).collect(),
+            progress: (0..spec.threads).map(|_| Progress::default()).collect(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn now_ns(&self) -> u64 {
+        u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    #[inline]
+    pub(crate) fn sending(&self, now: u64) -> bool {
+        now >= self.begin_ns.load(Acquire) && now < self.end_ns.load(Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn measuring(&self, now: u64) -> bool {
+        now >= self.measure_ns.load(Acquire) && now < self.end_ns.load(Acquire)
+    }
+
+    fn sum(&self, of: impl Fn(&Progress) -> &AtomicU64) -> u64 {
+        self.progress.iter().map(|progress| of(progress).load(Acquire)).sum()
+    }
+}
+
+/// Counters at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Snapshot {
+    at_ns: u64,
+    delivered: u64,
+    broker: Usage,
+    own: Usage,
+}
+
+/// Runs `spec` to its end.
+///
+/// # Errors
+///
+/// The broker cannot be reached, refuses, closes a connection, or does not get ready in time.
+pub(crate) fn run(spec: &Spec) -> anyhow::Result<Report> {
+    let plan = Plan::new(spec);
+    let shared = Shared::new(spec, &plan);
+    let mut jobs = jobs(spec, &plan);
+    let counts: Vec<u64> = jobs.iter().map(|jobs| publishers_of(jobs)).collect();
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (index, (jobs, publishers)) in jobs.drain(..).zip(counts).enumerate() {
+            let (shared, pace, all) = (&shared, pace(spec, &plan, publishers), plan.publishers.len());
+            threads.push(scope.spawn(move || {
+                let result = Worker::new(shared, index, pace, all).and_then(|it| it.run(spec.address, jobs));
+                if result.is_err() {
+                    shared.stopping.store(true, Release);
+                }
+                result
+            }));
+        }
+        let observed = observe(spec, &plan, &shared);
+        shared.stopping.store(true, Release);
+        let mut tallies = Vec::new();
+        let mut failure = None;
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(tally)) => tallies.push(tally),
+                // "Stopped" is only the echo of another thread's trouble.
+                Ok(Err(error)) if failure.is_none() || format!("{error}") != "the run was stopped" => {
+                    failure = Some(error);
+                }
+                Ok(Err(_)) => {}
+                Err(_) => bail!("a thread of the generator panicked"),
+            }
+        }
+        if let Some(error) = failure {
+            return match observed {
+                Err(reason) if format!("{error}") == "the run was stopped" => Err(reason),
+                _ => Err(error),
+            };
+        }
+        let (first, last) = observed?;
+        Ok(report(spec, &plan, tallies, first, last))
+    })
+}
+
+/// Leads the run through its phases and reads the counters at both ends of the measured time.
+fn observe(spec: &Spec, plan: &Plan, shared: &Shared) -> anyhow::Result<(Snapshot, Snapshot)> {
+    let ready = || (shared.subscribers_ready.load(Acquire), shared.publishers_ready.load(Acquire));
+    let all = (plan.subscribers.len(), plan.publishers.len());
+    let patience = Instant::now() + READY;
+    while ready() != all {
+        nap(shared)?;
+        if Instant::now() > patience {
+            let (subscribers, publishers) = ready();
+            bail!(
+                "only {subscribers} of {} subscribers and {publishers} of {} publishers were ready after {READY:?}",
+                all.0,
+                all.1
+            );
+        }
+    }
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let begin = shared.now_ns() + 2_000_000;
+    let measure = begin + nanos(spec.warm_up);
+    let end = measure + nanos(if spec.count.is_some() { COUNT_MAX } else { spec.duration });
+    shared.measure_ns.store(measure, Release);
+    shared.end_ns.store(end, Release);
+    shared.begin_ns.store(begin, Release);
+    sleep_until(shared, measure)?;
+    let first = snapshot(spec, shared);
+    if let Some(count) = spec.count {
+        let wanted = count * plan.publishers.len() as u64;
+        until_quiet(shared, end, || {
+            shared.sum(|it| &it.sent) >= wanted && shared.sum(|it| &it.delivered) >= wanted * plan.copies
+        })?;
+        shared.end_ns.store(shared.now_ns(), Release);
+    } else {
+        sleep_until(shared, end)?;
+    }
+    let last = snapshot(spec, shared);
+    // One turn of every thread after the end, so that the numbers of sent messages are final.
+    thread::sleep(Duration::from_millis(30));
+    let until = shared.now_ns() + nanos(DRAIN);
+    until_quiet(shared, until, || {
+        let sent = shared.sum(|it| &it.sent);
+        shared.sum(|it| &it.delivered) >= sent * plan.copies && shared.sum(|it| &it.acked) >= sent
+    })?;
+    Ok((first, last))
+}
+
+/// Waits for `done`, for silence, or for `until_ns`.
+fn until_quiet(shared: &Shared, until_ns: u64, done: impl Fn() -> bool) -> anyhow::Result<()> {
+    let mut last = (u64::MAX, shared.now_ns());
+    while !done() && shared.now_ns() < until_ns {
+        nap(shared)?;
+        let moved = shared.sum(|it| &it.delivered) + shared.sum(|it| &it.acked);
+        if moved != last.0 {
+            last = (moved, shared.now_ns());
+        } else if u128::from(shared.now_ns() - last.1) > QUIET.as_nanos() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn nap(shared: &Shared) -> anyhow::Result<()> {
+    if shared.stopping.load(Acquire) {
+        bail!("the run was stopped");
+    }
+    thread::sleep(Duration::from_millis(2));
+    Ok(())
+}
+
+fn sleep_until(shared: &Shared, at_ns: u64) -> anyhow::Result<()> {
+    loop {
+        let left = at_ns.saturating_sub(shared.now_ns());
+        if left == 0 {
+            return Ok(());
+        }
+        if shared.stopping.load(Acquire) {
+            bail!("the run was stopped");
+        }
+        thread::sleep(Duration::from_nanos(left.min(50_000_000)));
+    }
+}
+
+fn snapshot(spec: &Spec, shared: &Shared) -> Snapshot {
+    let broker = spec.pid.map(process::tree).unwrap_or_default();
+    Snapshot {
+        own: process::own(),
+        broker,
+        delivered: shared.sum(|it| &it.delivered),
+        at_ns: shared.now_ns(),
+    }
+}
+
+fn publishers_of(jobs: &[Job]) -> u64 {
+    jobs.iter().filter(|job| matches!(job.role, Role::Publisher { .. })).count() as u64
+}
+
+fn pace(spec: &Spec, plan: &Plan, own: u64) -> Pace {
+    let all = plan.publishers.len().max(1) as u64;
+    #[expect(clippy::cast_precision_loss, reason = "rates are far below 2^52")]
+    let interval_ns = spec.rate.map(|rate| 1e9 * all as f64 / (rate as f64 * own.max(1) as f64));
+    Pace {
+        window: (spec.window / (all * plan.copies)).max(1),
+        copies: plan.copies,
+        limit: spec.count.unwrap_or(u64::MAX),
+        interval_ns,
+        size: spec.size,
+    }
+}
+
+/// The connections of each thread; the two ends of a pair share one.
+fn jobs(spec: &Spec, plan: &Plan) -> Vec<Vec<Job>> {
+    let terms = spec.terms();
+    let mut threads: Vec<Vec<Job>> = (0..spec.threads).map(|_| Vec::new()).collect();
+    let publishers = u32::try_from(plan.publishers.len()).unwrap_or(u32::MAX);
+    let mut give = |index: u32, role: Role, ledger: Ledger| {
+        let name = match role {
+            Role::Publisher { .. } => format!("bench-{:08x}-p{index}", spec.run),
+            Role::Subscriber { .. } => format!("bench-{:08x}-s{index}", spec.run),
+        };
+        let wire = wire(spec.protocol, &terms, &role, name);
+        if let Some(jobs) = threads.get_mut(index as usize % spec.threads) {
+            jobs.push(Job { role, ledger, wire });
+        }
+    };
+    for (index, reader) in (0u32..).zip(&plan.subscribers) {
+        let ledger = match reader.hears {
+            Some((first, count)) => Ledger::whole(first, count),
+            None => Ledger::shared(publishers),
+        };
+        give(index, Role::Subscriber { source: reader.source.clone(), index }, ledger);
+    }
+    for (index, targets) in (0u32..).zip(&plan.publishers) {
+        give(index, Role::Publisher { id: index, targets: targets.clone() }, Ledger::whole(0, 0));
+    }
+    threads
+}
+
+fn wire(protocol: Protocol, terms: &Terms, role: &Role, name: String) -> Box<dyn Wire> {
+    match protocol {
+        Protocol::Mqtt => Box::new(Mqtt::new(false, terms, role, name)),
+        Protocol::Mqtt5 => Box::new(Mqtt::new(true, terms, role, name)),
+        Protocol::Stomp => Box::new(Stomp::new(terms, role)),
+        Protocol::Amqp091 => Box::new(Amqp091::new(terms, role)),
+        Protocol::Amqp10 => Box::new(Amqp10::new(terms, role, name)),
+    }
+}
+
+fn report(spec: &Spec, plan: &Plan, tallies: Vec<(Tally, u64)>, first: Snapshot, last: Snapshot) -> Report {
+    let mut faults = Faults::default();
+    let mut latency = Histogram::new();
+    let (mut sent, mut delivered) = (0, 0);
+    let mut seen: Vec<Bitmap> = Vec::new();
+    for (tally, own) in tallies {
+        sent += own;
+        delivered += tally.delivered;
+        faults.duplicates += tally.faults.duplicates;
+        faults.reordered += tally.faults.reordered;
+        faults.foreign += tally.faults.foreign;
+        latency.merge(&tally.latency);
+        if seen.is_empty() {
+            seen = tally.seen;
+        } else {
+            let twice: u64 = seen.iter_mut().zip(&tally.seen).map(|(all, own)| all.merge(own)).sum();
+            faults.duplicates += twice;
+            delivered -= twice;
+        }
+    }
+    let with_pid = spec.pid.is_some();
+    let reading = Reading {
+        sent,
+        delivered,
+        lost: (sent * plan.copies).saturating_sub(delivered),
+        faults,
+        elapsed: Duration::from_nanos(last.at_ns - first.at_ns),
+        measured: last.delivered - first.delivered,
+        broker_cpu_s: with_pid.then_some(last.broker.cpu_s - first.broker.cpu_s),
+        own_cpu_s: last.own.cpu_s - first.own.cpu_s,
+        broker_rss: with_pid.then_some(last.broker.rss),
+    };
+    Report::new(&reading, &latency)
+}
+
+/// Whether something accepts connections at `address`.
+pub(crate) fn listens(address: SocketAddr) -> bool {
+    std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
+}
