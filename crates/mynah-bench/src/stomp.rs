@@ -242,7 +242,7 @@ fn queue_headers(terms: &Terms) -> &'static str {
     match (terms.queues, terms.durable) {
         (false, _) => "",
         (true, true) => "durable:true\nauto-delete:false\n",
-        (true, false) => "durable:false\nauto-delete:true\n",
+        (true, false) => "durable:false\nauto-delete:true\nexclusive:false\n",
     }
 }
 
