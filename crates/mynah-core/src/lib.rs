@@ -13,16 +13,20 @@ mod address;
 mod delivery;
 pub mod exchange;
 mod filter;
+pub mod hash;
 pub mod limits;
 mod message;
+mod positions;
 pub mod protocol;
 mod publish;
 pub mod queue;
+mod slab;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod topic_tree;
 pub mod trie;
 mod value;
+mod vocabulary;
 pub mod wire;
 pub mod words;
 
