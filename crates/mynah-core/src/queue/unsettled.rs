@@ -1,0 +1,46 @@
+//! What is out: delivered and not settled, by sequence number, with the consumer that holds it.
+
+use super::ready::Entry;
+use crate::hash::FastMap;
+
+#[derive(Debug, Default)]
+pub(super) struct Unsettled {
+    held: FastMap<u64, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    entry: Entry,
+    slot: u32,
+}
+
+impl Unsettled {
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn insert(&mut self, slot: u32, entry: Entry) {
+        self.held.insert(entry.seq, Held { entry, slot });
+    }
+
+    pub(super) fn is_held(&self, slot: u32, seq: u64) -> bool {
+        self.held.get(&seq).is_some_and(|held| held.slot == slot)
+    }
+
+    /// `None` if nobody or somebody else holds it.
+    pub(super) fn take(&mut self, slot: u32, seq: u64) -> Option<Entry> {
+        if let std::collections::hash_map::Entry::Occupied(held) = self.held.entry(seq)
+            && held.get().slot == slot
+        {
+            return Some(held.remove().entry);
+        }
+        None
+    }
+
+    /// All of all consumers, in order.
+    pub(super) fn drain(&mut self) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = self.held.drain().map(|(_, held)| held.entry).collect();
+        entries.sort_unstable_by_key(|entry| entry.seq);
+        entries
+    }
+}
