@@ -1,1 +1,281 @@
-//! (being written)
+//! Values by topic, found by filter: what a new subscription gets of what is retained.
+//!
+//! A tree of words whose nodes are numbers in a slab: a child is found by one hash look-up, or by walking the list of
+//! siblings where a wildcard asks for all. A match carries the set of positions in the filter that a branch has reached (see
+//! `positions`), so a branch that cannot match is not entered and no topic is reported twice.
+//!
+//! Never: recursion; a topic may be as deep as its length allows.
+
+use std::ops::ControlFlow;
+
+use crate::filter::{Filter, Segment};
+use crate::hash::FastMap;
+use crate::positions::{FEW, MANY, Positions, Unbounded};
+use crate::slab::{NONE, Slab};
+use crate::trie::Edge;
+use crate::vocabulary::Vocabulary;
+
+const ROOT: u32 = 0;
+
+/// Values by exact topic (words joined by `/`).
+#[derive(Debug)]
+pub struct TopicTree<T> {
+    nodes: Slab<Node>,
+    edges: FastMap<Edge, u32>,
+    words: Vocabulary,
+    values: Slab<T>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Node {
+    parent: u32,
+    word: u32,
+    first_child: u32,
+    next: u32,
+    previous: u32,
+    value: u32,
+}
+
+/// One part of a filter, with its word as a number.
+enum Want {
+    Word(u32),
+    One,
+    Rest,
+}
+
+/// Children still to visit.
+struct Frame<P> {
+    child: u32,
+    /// Only this child, not its siblings.
+    alone: bool,
+    /// Bytes of the topic down to the parent.
+    above: usize,
+    reached: P,
+}
+
+impl<T> Default for TopicTree<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> TopicTree<T> {
+    #[must_use]
+    pub fn new() -> Self {
+        let mut nodes = Slab::default();
+        nodes.insert(Node::new(NONE, NONE));
+        Self {
+            nodes,
+            edges: FastMap::default(),
+            words: Vocabulary::default(),
+            values: Slab::default(),
+            len: 0,
+        }
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Sets the topic's value; answers the old one.
+    pub fn insert(&mut self, topic: &str, value: T) -> Option<T> {
+        let mut at = ROOT;
+        for word in topic.split('/') {
+            at = self.child_or_new(at, word);
+        }
+        let node = self.nodes.get_mut(at)?;
+        if let Some(old) = self.values.get_mut(node.value) {
+            return Some(std::mem::replace(old, value));
+        }
+        node.value = self.values.insert(value);
+        self.len += 1;
+        None
+    }
+
+    pub fn remove(&mut self, topic: &str) -> Option<T> {
+        let at = self.find(topic)?;
+        let node = self.nodes.get_mut(at)?;
+        let value = self.values.remove(std::mem::replace(&mut node.value, NONE))?;
+        self.len -= 1;
+        self.prune(at);
+        Some(value)
+    }
+
+    #[must_use]
+    pub fn get(&self, topic: &str) -> Option<&T> {
+        self.values.get(self.nodes.get(self.find(topic)?)?.value)
+    }
+
+    /// Every topic that the filter matches with its value, each once, in no order, until `f` breaks off.
+    pub fn matching<'t>(&'t self, filter: &Filter, f: &mut impl FnMut(&str, &'t T) -> ControlFlow<()>) {
+        let wants: Vec<Want> = filter
+            .segments()
+            .iter()
+            .map(|segment| match segment {
+                Segment::Word(word) => Want::Word(self.words.find(word)),
+                Segment::One => Want::One,
+                Segment::Rest => Want::Rest,
+            })
+            .collect();
+        // It ends when everything is visited or `f` breaks off; both are an end.
+        let _ = if wants.len() <= FEW {
+            self.walk::<u64>(&wants, f)
+        } else if wants.len() <= MANY {
+            self.walk::<u128>(&wants, f)
+        } else {
+            self.walk::<Unbounded>(&wants, f)
+        };
+    }
+
+    fn walk<'t, P: Positions>(
+        &'t self,
+        wants: &[Want],
+        f: &mut impl FnMut(&str, &'t T) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mut topic = String::new();
+        let mut frames: Vec<Frame<P>> = Vec::new();
+        let mut start = P::only(0);
+        close_over_rests(&mut start, wants);
+        frames.extend(self.frame(ROOT, 0, start, wants));
+        while let Some(frame) = frames.last_mut() {
+            let Some(node) = self.nodes.get(frame.child) else {
+                frames.pop();
+                continue;
+            };
+            let (at, above) = (frame.child, frame.above);
+            let reached = advanced(&frame.reached, node.word, wants);
+            frame.child = if frame.alone { NONE } else { node.next };
+            let word = self.words.text(node.word).map_or("", |word| word);
+            // A leading wildcard does not match `$...` [MQTT-4.7.2-1].
+            let hidden =
+                node.parent == ROOT && word.starts_with('$') && !matches!(wants.first(), Some(Want::Word(_)));
+            if hidden || reached.is_empty() {
+                continue;
+            }
+            topic.truncate(above);
+            if node.parent != ROOT {
+                topic.push('/');
+            }
+            topic.push_str(word);
+            if reached.has(wants.len())
+                && let Some(value) = self.values.get(node.value)
+            {
+                f(&topic, value)?;
+            }
+            frames.extend(self.frame(at, topic.len(), reached, wants));
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The children of a node that a match which has reached these positions must visit.
+    fn frame<P: Positions>(&self, at: u32, above: usize, reached: P, wants: &[Want]) -> Option<Frame<P>> {
+        let first_child = self.nodes.get(at)?.first_child;
+        let mut rest = reached.clone();
+        let mut only = NONE;
+        while let Some(position) = rest.lowest() {
+            rest.remove(position);
+            match wants.get(position) {
+                // With a `Rest` before it a word is never alone.
+                Some(Want::Word(word)) => only = *word,
+                Some(Want::One | Want::Rest) => {
+                    return Some(Frame { child: first_child, alone: false, above, reached });
+                }
+                None => {}
+            }
+        }
+        let child = *self.edges.get(&Edge { node: at, word: only })?;
+        Some(Frame { child, alone: true, above, reached })
+    }
+
+    fn find(&self, topic: &str) -> Option<u32> {
+        topic.split('/').try_fold(ROOT, |node, word| {
+            let word = self.words.find(word);
+            self.edges.get(&Edge { node, word }).copied()
+        })
+    }
+
+    fn child_or_new(&mut self, at: u32, word: &str) -> u32 {
+        let known = self.words.find(word);
+        if known != NONE
+            && let Some(child) = self.edges.get(&Edge { node: at, word: known })
+        {
+            return *child;
+        }
+        let word = self.words.hold(word);
+        let child = self.nodes.insert(Node::new(at, word));
+        self.edges.insert(Edge { node: at, word }, child);
+        let next =
+            self.nodes.get_mut(at).map_or(NONE, |node| std::mem::replace(&mut node.first_child, child));
+        if let Some(node) = self.nodes.get_mut(next) {
+            node.previous = child;
+        }
+        if let Some(node) = self.nodes.get_mut(child) {
+            node.next = next;
+        }
+        child
+    }
+
+    /// Removes nodes that lead nowhere, from a leaf up.
+    fn prune(&mut self, mut at: u32) {
+        while at != ROOT {
+            let leaf = |node: &&Node| node.first_child == NONE && node.value == NONE;
+            if self.nodes.get(at).filter(leaf).is_none() {
+                return;
+            }
+            let Some(node) = self.nodes.remove(at) else { return };
+            if let Some(next) = self.nodes.get_mut(node.next) {
+                next.previous = node.previous;
+            }
+            match self.nodes.get_mut(node.previous) {
+                Some(previous) => previous.next = node.next,
+                None => {
+                    if let Some(parent) = self.nodes.get_mut(node.parent) {
+                        parent.first_child = node.next;
+                    }
+                }
+            }
+            self.edges.remove(&Edge { node: node.parent, word: node.word });
+            self.words.release(node.word);
+            at = node.parent;
+        }
+    }
+}
+
+impl Node {
+    fn new(parent: u32, word: u32) -> Self {
+        Self { parent, word, first_child: NONE, next: NONE, previous: NONE, value: NONE }
+    }
+}
+
+/// One word further.
+fn advanced<P: Positions>(reached: &P, word: u32, wants: &[Want]) -> P {
+    let mut next = P::default();
+    let mut rest = reached.clone();
+    while let Some(position) = rest.lowest() {
+        rest.remove(position);
+        match wants.get(position) {
+            Some(Want::Rest) => next.add(position),
+            Some(Want::One) => next.add(position + 1),
+            Some(Want::Word(want)) if *want == word => next.add(position + 1),
+            Some(Want::Word(_)) | None => {}
+        }
+    }
+    close_over_rests(&mut next, wants);
+    next
+}
+
+/// A `Rest` also matches no word at all.
+fn close_over_rests<P: Positions>(reached: &mut P, wants: &[Want]) {
+    for (position, want) in wants.iter().enumerate() {
+        if matches!(want, Want::Rest) && reached.has(position) {
+            reached.add(position + 1);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::exchange::Arguments;
+use crate::exchange::{Arguments, difference, same};
 
 /// What happens to a message that does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,4 +42,18 @@ pub struct QueueSpec {
     pub dead_letter_key: Option<Box<str>>,
     /// As the client declared them, for listings and for comparing declarations.
     pub arguments: Arguments,
+}
+
+impl QueueSpec {
+    /// Whether declaring it again as `other` is the same: arguments count by value, not by type.
+    ///
+    /// # Errors
+    /// The text for the client: what differs, how it was asked for, and how it is.
+    pub fn same_declaration(&self, other: &Self, name: &str, virtual_host: &str) -> Result<(), String> {
+        let subject = format!("queue '{name}' in vhost '{virtual_host}'");
+        same("durable", &subject, self.durable, other.durable)?;
+        same("exclusive", &subject, self.exclusive, other.exclusive)?;
+        same("auto_delete", &subject, self.auto_delete, other.auto_delete)?;
+        difference(&self.arguments, &other.arguments, &subject)
+    }
 }
