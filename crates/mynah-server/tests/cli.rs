@@ -2,6 +2,11 @@
 //!
 //! Never: starts the broker (the black-box suites under `tests/` do).
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test of its own crate: clippy knows only #[test] functions as tests"
+)]
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -34,7 +39,7 @@ fn version_and_help() {
     assert_eq!((code, out.trim()), (0, concat!("mynah ", env!("CARGO_PKG_VERSION"))));
     let (code, out, _) = output(&mut mynah(&["--help"]));
     assert_eq!(code, 0);
-    for command in ["serve", "check", "hash-password", "status", "health"] {
+    for command in ["serve", "check", "hash-password", "bench", "status", "health"] {
         assert!(out.contains(command), "{command} is missing in:\n{out}");
     }
 }

@@ -44,6 +44,8 @@ enum Command {
     },
     /// Read a password from standard input, print its argon2id hash for auth.users[].password_hash.
     HashPassword,
+    /// Load any broker and measure: throughput, latency, loss, duplicates, order.
+    Bench(Box<mynah_bench::BenchArgs>),
     /// Show what a running broker is doing.
     Status(status::StatusArgs),
     /// Exit 0 if the broker is ready to serve, 1 if not (container health check).
@@ -57,6 +59,7 @@ impl Cli {
             Command::Serve { config, .. } => serve::run(config.as_deref()),
             Command::Check { file } => return check::run(&file),
             Command::HashPassword => hash_password::run(),
+            Command::Bench(args) => mynah_bench::run(&args),
             Command::Status(args) => status::status(&args),
             Command::Health(args) => status::health(&args),
         };

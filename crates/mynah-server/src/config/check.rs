@@ -31,6 +31,7 @@ impl<'a> Judge<'a> {
         self.listeners(config);
         self.binds(config);
         self.users(config);
+        self.virtual_hosts(config);
         self.limits(config);
         if config.data_dir.trim().is_empty() {
             self.error(vec![key("data_dir")], "is empty; name a directory such as ./data");
@@ -154,15 +155,25 @@ impl<'a> Judge<'a> {
         }
     }
 
+    fn virtual_hosts(&mut self, config: &Config) {
+        if config.virtual_hosts.is_empty() {
+            self.error(vec![key("virtual_hosts")], "is empty; name at least \"/\"");
+        }
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for (index, name) in config.virtual_hosts.iter().enumerate() {
+            let at = vec![key("virtual_hosts"), Step::Index(index)];
+            if name.is_empty() {
+                self.error(at.clone(), "is empty");
+            }
+            if seen.insert(name, index).is_some() {
+                self.error(at, format!("\"{}\" is in the list already", name.escape_debug()));
+            }
+        }
+    }
+
     fn limits(&mut self, config: &Config) {
         let limits = &config.limits;
         let at = |name: &str| vec![key("limits"), key(name)];
-        if limits.inbox_bytes_high > limits.inbox_bytes_max {
-            self.error(
-                at("inbox_bytes_high"),
-                format!("is above inbox_bytes_max ({})", limits.inbox_bytes_max),
-            );
-        }
         // The largest MQTT packet is 256 MiB - 1; a message above it could never reach an MQTT client.
         let message = limits.message_bytes_max.0;
         if !(1024..=268_435_455).contains(&message) {
@@ -188,7 +199,7 @@ impl<'a> Judge<'a> {
             ("max_length_messages", queues.max_length_messages == 0),
             ("max_length_bytes", queues.max_length_bytes.0 == 0),
             ("delivery_limit", queues.delivery_limit == 0),
-            ("queues_max", queues.queues_max == 0),
+            ("consumer_window", queues.consumer_window == 0),
         ] {
             if zero {
                 self.error(at(name), "must be above 0");

@@ -72,13 +72,13 @@ fn set(
     if matches!(node.value, Value::Null) {
         *node = defaults.cloned().unwrap_or_else(|| Node::empty_map(origin.clone()));
     }
-    match &mut node.value {
-        Value::Map(entries) => {
-            let under = defaults.and_then(|node| node.get(first));
-            set(entry(entries, first, under, origin), under, rest, text, origin)
-        }
-        Value::List(items) => set(item(items, first, origin)?, None, rest, text, origin),
-        _ => Err(format!("sets a key inside a single value; there is nothing called \"{first}\" there")),
+    if let Value::Map(entries) = &mut node.value {
+        let under = defaults.and_then(|node| node.get(first));
+        set(entry(entries, first, under, origin), under, rest, text, origin)
+    } else if let Value::List(items) = &mut node.value {
+        set(item(items, first, origin)?, None, rest, text, origin)
+    } else {
+        Err(format!("sets a key inside a single value; there is nothing called \"{first}\" there"))
     }
 }
 
@@ -125,8 +125,8 @@ fn item<'a>(items: &'a mut Vec<Node>, wanted: &str, origin: &Origin) -> Result<&
 }
 
 fn named(item: &Node, wanted: &str) -> bool {
-    match item.get("name").map(|name| &name.value) {
-        Some(Value::Text(name) | Value::Loose(name)) => name.to_ascii_lowercase().replace('-', "_") == wanted,
-        _ => false,
-    }
+    let Some(Value::Text(name) | Value::Loose(name)) = item.get("name").map(|name| &name.value) else {
+        return false;
+    };
+    name.to_ascii_lowercase().replace('-', "_") == wanted
 }

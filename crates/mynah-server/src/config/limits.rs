@@ -24,8 +24,6 @@ pub(crate) struct Limits {
     pub(crate) login_bytes_max: Size,
     /// Bytes of one message, all its parts together.
     pub(crate) message_bytes_max: Size,
-    /// Unsent bytes of one connection above which its QoS 0 and pre-settled deliveries wait no more: they are dropped and counted.
-    pub(crate) inbox_bytes_high: Size,
     /// Unsent bytes of one connection that are never exceeded.
     pub(crate) inbox_bytes_max: Size,
     /// The longest a session may outlive its connection; a client that asks for more gets this.
@@ -36,8 +34,6 @@ pub(crate) struct Limits {
     pub(crate) session_bytes_max: Size,
     /// Retained messages in all.
     pub(crate) retained_messages_max: u64,
-    /// Bytes of retained messages in all.
-    pub(crate) retained_bytes_max: Size,
     /// Subscriptions, consumers and links of one connection together.
     pub(crate) subscriptions_per_connection_max: u32,
 }
@@ -52,21 +48,10 @@ pub(crate) struct Queues {
     pub(crate) max_length_bytes: Size,
     /// Deliveries of one message before it is dead-lettered as `read-count`.
     pub(crate) delivery_limit: u32,
-    pub(crate) overflow: Overflow,
-    /// Queues in all.
-    pub(crate) queues_max: u32,
-}
-
-/// What a full queue does with one message more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Overflow {
-    /// The oldest goes.
-    DropHead,
-    /// The publisher is refused.
-    RejectPublish,
-    /// The oldest goes to the dead-letter address with cause `queue-length`.
-    DeadLetter,
+    /// Deliveries on the way to one consumer that sets no limit of its own.
+    pub(crate) consumer_window: u32,
+    /// Where messages go that name a queue which does not exist; empty: they are dropped and counted.
+    pub(crate) no_queue_dead_letters: String,
 }
 
 impl Default for Limits {
@@ -78,13 +63,11 @@ impl Default for Limits {
             login_timeout_stomp: Span::secs(60),
             login_bytes_max: Size::kib(64),
             message_bytes_max: Size::mib(16),
-            inbox_bytes_high: Size::mib(1),
-            inbox_bytes_max: Size::mib(32),
+            inbox_bytes_max: Size::mib(8),
             session_expiry_max: Span::secs(7 * 86_400),
             session_messages_max: 100_000,
             session_bytes_max: Size::mib(64),
             retained_messages_max: 1_000_000,
-            retained_bytes_max: Size::mib(256),
             subscriptions_per_connection_max: 10_000,
         }
     }
@@ -97,8 +80,8 @@ impl Default for Queues {
             max_length_messages: 1_000_000,
             max_length_bytes: Size::mib(1024),
             delivery_limit: 20,
-            overflow: Overflow::RejectPublish,
-            queues_max: 100_000,
+            consumer_window: 2_048,
+            no_queue_dead_letters: "mynah.dlq".to_owned(),
         }
     }
 }

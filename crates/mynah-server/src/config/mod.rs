@@ -19,10 +19,8 @@ mod tests;
 
 use std::path::Path;
 
-pub(crate) use limits::{Limits, Overflow, Queues};
 pub(crate) use problem::{Origin, Problem};
 pub(crate) use settings::{Anonymous, Config, ListenerProtocol, LogFormat, Secret, User};
-pub(crate) use units::Span;
 
 use tree::Node;
 

@@ -93,6 +93,7 @@ impl de::Error for Failed {
 }
 
 fn plain(found: de::Unexpected<'_>) -> String {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "serde's own words are good for the rest")]
     match found {
         de::Unexpected::Str(text) => format!("\"{}\"", text.escape_debug()),
         de::Unexpected::Bool(value) => value.to_string(),
@@ -152,15 +153,19 @@ fn reorigin(node: &mut Node, origin: &Origin) {
 macro_rules! whole_numbers {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-            match &self.node.value {
-                Value::Unsigned(value) => visitor.visit_u64(*value),
-                Value::Signed(value) => visitor.visit_i64(*value),
-                Value::Loose(text) => match text.trim().replace('_', "").parse() {
+            if let Value::Unsigned(value) = self.node.value {
+                return visitor.visit_u64(value);
+            }
+            if let Value::Signed(value) = self.node.value {
+                return visitor.visit_i64(value);
+            }
+            if let Value::Loose(text) = &self.node.value {
+                return match text.trim().replace('_', "").parse() {
                     Ok(value) => visitor.visit_u64(value),
                     Err(_) => Err(de::Error::invalid_value(de::Unexpected::Str(text), &"a whole number")),
-                },
-                _ => Err(self.expected("a whole number")),
+                };
             }
+            Err(self.expected("a whole number"))
         }
     )*};
 }
@@ -182,16 +187,17 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        let value = match &self.node.value {
-            Value::Bool(value) => Some(*value),
-            Value::Loose(text) => match text.trim().to_ascii_lowercase().as_str() {
-                "true" | "yes" | "on" | "1" => Some(true),
-                "false" | "no" | "off" | "0" => Some(false),
-                _ => None,
-            },
-            _ => None,
-        };
-        value.map_or_else(|| Err(self.expected("true or false")), |value| visitor.visit_bool(value))
+        if let Value::Bool(value) = self.node.value {
+            return visitor.visit_bool(value);
+        }
+        if let Value::Loose(text) = &self.node.value {
+            match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" | "1" => return visitor.visit_bool(true),
+                "false" | "no" | "off" | "0" => return visitor.visit_bool(false),
+                _ => {}
+            }
+        }
+        Err(self.expected("true or false"))
     }
 
     whole_numbers! {
@@ -205,7 +211,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Value::Bool(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) => {
                 Err(self.expected("text (put it in quotes: \"...\")"))
             }
-            _ => Err(self.expected("text")),
+            Value::Null | Value::List(_) | Value::Map(_) => Err(self.expected("text")),
         }
     }
 
@@ -214,11 +220,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        match &self.node.value {
-            Value::Null => visitor.visit_none(),
-            Value::Loose(text) if text.is_empty() => visitor.visit_none(),
-            _ => visitor.visit_some(self),
+        if matches!(&self.node.value, Value::Null) {
+            return visitor.visit_none();
         }
+        visitor.visit_some(self)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -230,15 +235,19 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failed> {
-        match &self.node.value {
-            Value::List(items) => visitor.visit_seq(Items { items, next: 0 }),
-            Value::Null => visitor.visit_seq(Items { items: &[], next: 0 }),
-            Value::Loose(text) => match loose_node(text, &self.node.origin)?.value {
-                Value::List(items) => visitor.visit_seq(Items { items: &items, next: 0 }),
-                _ => Err(self.expected("a list")),
-            },
-            _ => Err(self.expected("a list")),
-        }
+        let parsed;
+        let items: &[Node] = if let Value::List(items) = &self.node.value {
+            items
+        } else if matches!(self.node.value, Value::Null) {
+            &[]
+        } else if let Value::Loose(text) = &self.node.value {
+            parsed = loose_node(text, &self.node.origin)?;
+            let Value::List(items) = &parsed.value else { return Err(self.expected("a list")) };
+            items
+        } else {
+            return Err(self.expected("a list"));
+        };
+        visitor.visit_seq(Items { items, next: 0 })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -248,18 +257,17 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor: V,
     ) -> Result<V::Value, Failed> {
         let parsed;
-        let entries: &[Entry] = match &self.node.value {
-            Value::Map(entries) => entries,
+        let entries: &[Entry] = if let Value::Map(entries) = &self.node.value {
+            entries
+        } else if matches!(self.node.value, Value::Null) {
             // A section whose keys are all commented out.
-            Value::Null => &[],
-            Value::Loose(text) => {
-                parsed = loose_node(text, &self.node.origin)?;
-                match &parsed.value {
-                    Value::Map(entries) => entries,
-                    _ => return Err(self.expected("a map of keys")),
-                }
-            }
-            _ => return Err(self.expected("a map of keys")),
+            &[]
+        } else if let Value::Loose(text) = &self.node.value {
+            parsed = loose_node(text, &self.node.origin)?;
+            let Value::Map(entries) = &parsed.value else { return Err(self.expected("a map of keys")) };
+            entries
+        } else {
+            return Err(self.expected("a map of keys"));
         };
         if let Some(entry) = entries.iter().find(|entry| !fields.contains(&entry.key.as_str())) {
             return Err(unknown_key(entry, fields));
@@ -273,11 +281,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Failed> {
-        match &self.node.value {
-            Value::Text(text) | Value::Loose(text) => visitor.visit_enum(Choice { text }),
-            // `anonymous: off` and the like: YAML makes a bool of it, no word of ours is one.
-            _ => Err(self.expected("one word")),
-        }
+        let (Value::Text(text) | Value::Loose(text)) = &self.node.value else {
+            return Err(self.expected("one word"));
+        };
+        visitor.visit_enum(Choice { text })
     }
 
     serde::forward_to_deserialize_any! {

@@ -21,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) admin: Admin,
     pub(crate) metrics: Metrics,
+    /// Names of the separate worlds clients can choose between.
+    pub(crate) virtual_hosts: Vec<String>,
     pub(crate) auth: Auth,
     pub(crate) log: Log,
     pub(crate) limits: Limits,
@@ -196,6 +198,7 @@ impl Default for Config {
             ],
             admin: Admin::default(),
             metrics: Metrics::default(),
+            virtual_hosts: vec!["/".to_owned()],
             auth: Auth::default(),
             log: Log::default(),
             limits: Limits::default(),
