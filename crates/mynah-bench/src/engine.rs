@@ -4,7 +4,6 @@
 //! measured time, and a rest in which the last messages may arrive, all bounded.
 //! Never: counts what was delivered before or after the measured time as throughput.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::thread;
@@ -336,9 +335,4 @@ fn report(spec: &Spec, plan: &Plan, tallies: Vec<(Tally, u64)>, first: Snapshot,
         broker_rss: with_pid.then_some(last.broker.rss),
     };
     Report::new(&reading, &latency)
-}
-
-/// Whether something accepts connections at `address`.
-pub(crate) fn listens(address: SocketAddr) -> bool {
-    std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
 }

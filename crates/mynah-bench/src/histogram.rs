@@ -47,10 +47,6 @@ impl Histogram {
         self.max
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.total == 0
-    }
-
     /// The value below or at which `per_mille` of 1,000 samples lie; 0 without samples.
     pub(crate) fn per_mille(&self, per_mille: u64) -> u64 {
         let wanted = (self.total * per_mille).div_ceil(1000).max(1);
@@ -125,7 +121,6 @@ mod tests {
     #[test]
     fn merge_adds_and_repeats_count() {
         let (mut a, mut b) = (Histogram::new(), Histogram::new());
-        assert!(a.is_empty());
         assert_eq!(a.per_mille(500), 0);
         a.record(10, 3);
         b.record(1 << 60, 1);

@@ -8,22 +8,31 @@ mod account;
 mod amqp091;
 mod amqp10;
 mod amqp10_codec;
+mod broker;
 mod engine;
 mod histogram;
+mod idle;
+mod markdown;
 mod mqtt;
 mod options;
 mod pattern;
 mod payload;
+mod peers;
 mod process;
 mod report;
+mod rows;
 mod stomp;
 mod wire;
 mod worker;
 
+pub use idle::IdleArgs;
 pub use options::{Pattern, Protocol, RunArgs};
+pub use peers::PeersArgs;
 pub use wire::Settle;
 
 use clap::{Args, Subcommand};
+
+use report::write_out;
 
 /// `mynah bench ...`
 #[derive(Args, Clone, Debug)]
@@ -38,6 +47,10 @@ pub struct BenchArgs {
 pub enum BenchCommand {
     /// Drive one broker with one kind of traffic
     Run(RunArgs),
+    /// Open connections that do nothing, and see what they cost
+    Idle(IdleArgs),
+    /// Start Mynah and the brokers of this machine and measure them side by side
+    Peers(PeersArgs),
 }
 
 /// Does what the command line says and prints the figures on standard output.
@@ -49,11 +62,16 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         BenchCommand::Run(args) => {
             let report = engine::run(&options::Spec::from_args(args)?)?;
-            if args.json {
-                report::write_out(&format!("{}\n", serde_json::to_string_pretty(&report)?))
-            } else {
-                report::write_out(&report.table())
-            }
+            write_out(&if args.json { json(&report)? } else { report.table() })
         }
+        BenchCommand::Idle(args) => {
+            let report = idle::run(args)?;
+            write_out(&if args.json { json(&report)? } else { report.table() })
+        }
+        BenchCommand::Peers(args) => peers::run(args),
     }
+}
+
+fn json(report: &impl serde::Serialize) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(report)?))
 }

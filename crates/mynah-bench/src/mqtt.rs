@@ -63,10 +63,9 @@ impl Mqtt {
         if code != 0 {
             return Err(Fault::new(format!("the broker refused the connection with code {code}")));
         }
-        if self.v5 {
-            if let Some(receive_maximum) = receive_maximum(body.get(2..).unwrap_or_default()) {
-                self.inflight_max = INFLIGHT.min(u64::from(receive_maximum));
-            }
+        let properties = body.get(2..).filter(|_| self.v5);
+        if let Some(receive_maximum) = properties.and_then(receive_maximum) {
+            self.inflight_max = INFLIGHT.min(u64::from(receive_maximum));
         }
         match &self.filter {
             None => self.ready = true,
@@ -187,9 +186,12 @@ impl Wire for Mqtt {
     }
 }
 
+/// First byte, body and whole length of a packet.
+type Packet<'a> = (u8, &'a [u8], usize);
+
 /// The first packet in `input`: its first byte, its body and its whole length; none if it is not complete.
 #[inline]
-fn packet(input: &[u8]) -> Result<Option<(u8, &[u8], usize)>, Fault> {
+fn packet(input: &[u8]) -> Result<Option<Packet<'_>>, Fault> {
     let Some((&first, rest)) = input.split_first() else { return Ok(None) };
     let Some((len, bytes)) = varint(rest) else {
         // Four bytes, all with the continuation bit [MQTT-2.2.3].
@@ -253,7 +255,7 @@ pub(crate) fn connect(v5: bool, client_id: &str, user: Option<&str>, password: &
     put_packet(0x10, &body, out);
 }
 
-fn subscribe(v5: bool, qos: u8, filter: &str, out: &mut Vec<u8>) {
+pub(crate) fn subscribe(v5: bool, qos: u8, filter: &str, out: &mut Vec<u8>) {
     let mut body = vec![0, 1];
     if v5 {
         body.push(0);

@@ -18,6 +18,14 @@ pub(crate) struct Usage {
 
 /// Sums up `pid` and all its descendants.
 pub(crate) fn tree(pid: u32) -> Usage {
+    family(pid).iter().fold(Usage::default(), |sum, &pid| Usage {
+        cpu_s: sum.cpu_s + cpu(&pid.to_string()).unwrap_or(0.0),
+        rss: sum.rss + rss(&pid.to_string()).unwrap_or(0),
+    })
+}
+
+/// `pid` and all its descendants.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
     let parents = parents();
     let mut family = vec![pid];
     let mut at = 0;
@@ -25,10 +33,7 @@ pub(crate) fn tree(pid: u32) -> Usage {
         family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
         at += 1;
     }
-    family.iter().fold(Usage::default(), |sum, &pid| Usage {
-        cpu_s: sum.cpu_s + cpu(&pid.to_string()).unwrap_or(0.0),
-        rss: sum.rss + rss(&pid.to_string()).unwrap_or(0),
-    })
+    family
 }
 
 /// This process alone.

@@ -158,8 +158,11 @@ impl Wire for Stomp {
     }
 }
 
+/// Command and headers, body, and whole length of a frame.
+type Frame<'a> = (&'a [u8], &'a [u8], usize);
+
 /// The first frame in `input`: command and headers, body, and its length; none if it is not complete.
-fn frame(input: &[u8]) -> Result<Option<(&[u8], &[u8], usize)>, Fault> {
+fn frame(input: &[u8]) -> Result<Option<Frame<'_>>, Fault> {
     let Some((head_len, gap)) = head_end(input) else {
         return if input.len() > HEAD_MAX {
             Err(Fault::new("a frame's headers do not end"))
@@ -298,7 +301,7 @@ mod tests {
     #[test]
     fn acks_of_several_are_held_back() {
         let mut frames = message("ack:1\n");
-        frames.extend_from_slice(&message("ack:2\n").as_slice());
+        frames.extend_from_slice(&message("ack:2\n"));
         let (_, answers) = feed(|| subscriber(Settle::Every(2)), &frames);
         assert_eq!(answers, b"ACK\nid:2\n\n\0");
     }

@@ -302,11 +302,9 @@ impl<'a> Worker<'a> {
             connection.dirty = true;
             self.dirty.push(at);
         }
-        if let Some(publisher) = &mut connection.publisher {
-            if !publisher.listed {
-                publisher.listed = true;
-                self.pumps.push(at);
-            }
+        if let Some(publisher) = connection.publisher.as_mut().filter(|it| !it.listed) {
+            publisher.listed = true;
+            self.pumps.push(at);
         }
         if got == room || got == 0 || connection.ending {
             connection.reading = true;
@@ -325,11 +323,10 @@ impl<'a> Worker<'a> {
                 delivered.fetch_add(count, Relaxed);
             }
             let Some(at) = of_publisher.get(publisher).copied().flatten() else { return };
-            if let Some(publisher) = connections.get_mut(at).and_then(|it| it.publisher.as_mut()) {
-                if !publisher.listed {
-                    publisher.listed = true;
-                    pumps.push(at);
-                }
+            let publisher = connections.get_mut(at).and_then(|it| it.publisher.as_mut());
+            if let Some(publisher) = publisher.filter(|it| !it.listed) {
+                publisher.listed = true;
+                pumps.push(at);
             }
         });
         if let Some(thread) = self.shared.progress.get(self.index) {
@@ -483,6 +480,7 @@ impl<'a> Worker<'a> {
             if connection.blocked {
                 continue;
             }
+            let behind = connection.written > 0;
             let rest = connection.out.get(connection.written..).unwrap_or_default();
             match connection.stream.write(rest) {
                 Ok(written) if written == rest.len() => {
@@ -498,14 +496,11 @@ impl<'a> Worker<'a> {
                 Err(_) if self.closing => {}
                 Err(error) => return Err(error).context("a connection broke"),
             }
-            if !connection.blocked && connection.publisher.as_ref().is_some_and(|it| !it.listed) {
-                // The window may have opened while the socket was full.
-                if let Some(publisher) = &mut connection.publisher {
-                    if publisher.sent > 0 && connection.written > 0 {
-                        publisher.listed = true;
-                        self.pumps.push(at);
-                    }
-                }
+            // The window may have opened while the socket was full.
+            let publisher = connection.publisher.as_mut().filter(|it| behind && !it.listed);
+            if let Some(publisher) = publisher.filter(|_| connection.written == 0) {
+                publisher.listed = true;
+                self.pumps.push(at);
             }
         }
         if self.dirty.is_empty() {
