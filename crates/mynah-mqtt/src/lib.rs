@@ -1,1 +1,114 @@
-//! MQTT 3.1, 3.1.1 and 5.0 as a sans-IO state machine
+//! MQTT 3.1, 3.1.1 and 5.0 as one sans-IO state machine: bytes in, calls on the broker out, and back.
+//!
+//! # Layout
+//!
+//! - [`version`], [`codec`], [`reason`]: packets of all versions, with the version as a value
+//! - `connection`: states and dispatch; `login`: CONNECT to CONNACK; `inbound`, `outbound`, `subscription`: what packets do;
+//!   `parked`: what a durable session keeps
+//! - `address`, `translate`: topics and properties in the broker's words
+//!
+//! Never: a socket, a clock, an executor, another protocol.
+
+mod address;
+pub mod codec;
+mod connection;
+mod inbound;
+mod login;
+mod outbound;
+mod parked;
+pub mod reason;
+mod subscription;
+mod translate;
+pub mod version;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mynah_core::protocol::{Connection, Detect, Peer, Protocol};
+
+pub use translate::{PROPERTIES, WIRE};
+
+use connection::MqttConnection;
+
+/// Bounds and terms of all MQTT connections of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttConfig {
+    /// Greatest packet accepted, with its header. At most 268,435,460 [MQTT 5.0 3.1.2.11.4].
+    pub packet_bytes_max: u32,
+    /// Greatest CONNECT accepted, will included: what a stranger may cost.
+    pub login_bytes_max: u32,
+    /// Publishes with QoS 1 and 2 a client may have unacknowledged (5.0), or that may wait for the broker (3.x).
+    pub receive_max: u16,
+    /// Publishes with QoS 1 and 2 sent to a client and unacknowledged, if the client allows as many.
+    pub in_flight_max: u16,
+    /// Topic aliases a client may use; 0 = none.
+    pub topic_alias_max: u16,
+    /// Seconds. Clients of 5.0 that want a longer keep alive or none get this one; 0 = no maximum.
+    pub keep_alive_max: u16,
+    /// Sessions that want to live longer get this expiry; `None` leaves it to the broker.
+    pub session_expiry_max: Option<Duration>,
+    /// Subscriptions of one connection.
+    pub subscriptions_max: usize,
+    /// From the connection to the end of the login.
+    pub login_timeout: Duration,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self {
+            packet_bytes_max: 16 << 20,
+            login_bytes_max: 64 << 10,
+            receive_max: 4096,
+            in_flight_max: 4096,
+            topic_alias_max: 32,
+            keep_alive_max: 0,
+            session_expiry_max: None,
+            subscriptions_max: 100_000,
+            login_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The factory of MQTT connections.
+#[derive(Debug, Clone, Default)]
+pub struct Mqtt {
+    config: Arc<MqttConfig>,
+}
+
+impl Mqtt {
+    #[must_use]
+    pub fn new(config: MqttConfig) -> Self {
+        Self { config: Arc::new(config) }
+    }
+}
+
+impl Protocol for Mqtt {
+    fn name(&self) -> &'static str {
+        "mqtt"
+    }
+
+    /// A CONNECT packet: its type, a remaining length, and one of the two protocol names.
+    fn detect(&self, first: &[u8]) -> Detect {
+        let Some((&packet, rest)) = first.split_first() else { return Detect::NeedMore };
+        if packet != codec::kind::CONNECT << 4 {
+            return Detect::No;
+        }
+        let name = match codec::primitive::varint(rest) {
+            Ok(Some((_, len))) => rest.get(len..).unwrap_or_default(),
+            Ok(None) => return Detect::NeedMore,
+            Err(_) => return Detect::No,
+        };
+        let names = [b"\0\x04MQTT".as_slice(), b"\0\x06MQIsdp".as_slice()];
+        if names.iter().any(|known| name.starts_with(known)) {
+            Detect::Yes
+        } else if names.iter().any(|known| known.starts_with(name)) {
+            Detect::NeedMore
+        } else {
+            Detect::No
+        }
+    }
+
+    fn accept(&self, _peer: &Peer, now: Instant) -> Box<dyn Connection> {
+        Box::new(MqttConnection::new(Arc::clone(&self.config), now))
+    }
+}

@@ -1,0 +1,129 @@
+//! Topic names as addresses and back (DESIGN section 5).
+//!
+//! `$queue/q`, `$exchange/e/k` and `$P2P/id` are addresses of their own; everything else is a topic as it stands. What
+//! cannot stand in a topic name (`+`, `#`, U+0000 in a word of another protocol) is escaped as `%2B`, `%23`, `%00`.
+//!
+//! Never: splits a topic into words; the core form has MQTT's own separator.
+
+use std::borrow::Cow;
+
+use mynah_core::AddressRef;
+
+use crate::codec::primitive::FIELD_BYTES_MAX;
+use crate::codec::publish::P2P_LITERAL;
+use crate::reason::{Fault, Reason};
+
+pub(crate) const QUEUE: &str = "$queue/";
+const EXCHANGE: &str = "$exchange/";
+const P2P: &str = "$P2P/";
+const SYS: &str = "$SYS";
+
+/// Where a PUBLISH goes. The topic is valid and not empty.
+///
+/// # Errors
+/// 0x90 for a `$` address without a name; 0x87 for `$SYS`, which is the broker's.
+#[inline]
+pub(crate) fn address_of(topic: &str) -> Result<AddressRef<'_>, Fault> {
+    match topic.as_bytes().first() {
+        Some(b'$' | b'#') => special_address(topic),
+        _ => Ok(AddressRef::Topic(topic)),
+    }
+}
+
+fn special_address(topic: &str) -> Result<AddressRef<'_>, Fault> {
+    if topic.strip_prefix(SYS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        return Err(Fault::new(Reason::NOT_AUTHORIZED, "$SYS is published by the broker alone"));
+    }
+    let named = |name, address| match name {
+        "" => Err(Fault::new(Reason::TOPIC_INVALID, "the name after the prefix is missing")),
+        _ => Ok(address),
+    };
+    if let Some(name) = topic.strip_prefix(QUEUE) {
+        return named(name, AddressRef::Queue(name));
+    }
+    if let Some(client) = topic.strip_prefix(P2P).or_else(|| topic.strip_prefix(P2P_LITERAL)) {
+        return named(client, AddressRef::Client(client));
+    }
+    if let Some(rest) = topic.strip_prefix(EXCHANGE) {
+        let (name, key) = rest.split_once('/').unwrap_or((rest, ""));
+        return named(name, AddressRef::Exchange { name, key });
+    }
+    Ok(AddressRef::Topic(topic))
+}
+
+/// The topic name under which a receiver sees an address; `None` if there is none: empty, or too long.
+#[inline]
+pub(crate) fn topic_of(address: AddressRef<'_>) -> Option<Cow<'_, str>> {
+    let topic = match address {
+        AddressRef::Topic(topic) if !needs_escape(topic) => Cow::Borrowed(topic),
+        address => Cow::Owned(special_topic(address)),
+    };
+    (1..=FIELD_BYTES_MAX).contains(&topic.len()).then_some(topic)
+}
+
+#[cold]
+fn special_topic(address: AddressRef<'_>) -> String {
+    match address {
+        AddressRef::Topic(topic) => escaped(topic),
+        AddressRef::Queue(name) => [QUEUE, &escaped(name)].concat(),
+        AddressRef::Exchange { name, key } => [EXCHANGE, &escaped(name), "/", &escaped(key)].concat(),
+        AddressRef::Client(id) => [P2P, &escaped(id)].concat(),
+    }
+}
+
+#[inline]
+fn needs_escape(word: &str) -> bool {
+    // Without a branch in the loop, so that it is done for many bytes at once.
+    let mut bad = false;
+    for &byte in word.as_bytes() {
+        bad |= (byte == 0) | (byte == b'+') | (byte == b'#');
+    }
+    bad
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '+' => out.push_str("%2B"),
+            '#' => out.push_str("%23"),
+            '\0' => out.push_str("%00"),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        for (topic, address) in [
+            ("a/b", AddressRef::Topic("a/b")),
+            ("/", AddressRef::Topic("/")),
+            ("$queue/q", AddressRef::Queue("q")),
+            ("$queue/a/b", AddressRef::Queue("a/b")),
+            ("$exchange/e/a.b.c", AddressRef::Exchange { name: "e", key: "a.b.c" }),
+            ("$exchange/e/a/b", AddressRef::Exchange { name: "e", key: "a/b" }),
+            ("$P2P/client", AddressRef::Client("client")),
+            ("$SYSTEM/x", AddressRef::Topic("$SYSTEM/x")),
+            ("$delayed/5/x", AddressRef::Topic("$delayed/5/x")),
+        ] {
+            assert_eq!(address_of(topic).unwrap(), address);
+            assert_eq!(topic_of(address).unwrap(), topic);
+        }
+        assert_eq!(address_of("#P2P/client").unwrap(), AddressRef::Client("client"));
+        assert_eq!(address_of("$SYS/x").unwrap_err().reason, Reason::NOT_AUTHORIZED);
+        assert_eq!(address_of("$queue/").unwrap_err().reason, Reason::TOPIC_INVALID);
+        assert_eq!(address_of("$exchange//k").unwrap_err().reason, Reason::TOPIC_INVALID);
+    }
+
+    #[test]
+    fn words_that_cannot_stand_in_a_topic() {
+        assert_eq!(topic_of(AddressRef::Topic("a/c++/#1")).unwrap(), "a/c%2B%2B/%231");
+        assert_eq!(topic_of(AddressRef::Topic("")), None);
+        assert_eq!(topic_of(AddressRef::Topic(&"x".repeat(65_536))), None);
+    }
+}

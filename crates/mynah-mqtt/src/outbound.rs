@@ -1,0 +1,458 @@
+//! The sending side: packet identifiers, the in-flight window, what waits for it, and what a resumed session still owes.
+//!
+//! Identifiers are slots in a table: a table index is the identifier less one, free slots form a list through the table, so
+//! taking and giving back one costs a few instructions and an identifier in use is never given out again
+//! [MQTT-2.2.1-4], however long its receiver takes. The window is the smaller of the receiver's receive maximum and ours.
+//!
+//! A delivery with QoS 2 is settled at PUBREC: from then on it is the receiver's [MQTT 5.0 4.3.3], and only the identifier is
+//! kept until PUBCOMP. Never: sends a PUBLISH twice on one connection [MQTT-4.4.0-1].
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use mynah_core::protocol::Host;
+use mynah_core::{ConsumerId, Delivery, DeliveryTag, Guarantee, Mark, Outcome};
+
+use crate::codec::ack::{Ack, AckKind};
+use crate::connection::MqttConnection;
+use crate::parked::{Owed, Phase};
+use crate::reason::{Fault, Reason};
+use crate::translate::{Copy, SIZE_LIMIT, put_publish};
+use crate::version::Version;
+
+/// Deliveries that nobody counts (settled by being sent, but with QoS 1 or 2) and that wait for a free identifier. Those
+/// with credit are bounded by it; of these, what comes on top is dropped.
+const UNCOUNTED_WAITING_MAX: usize = 4096;
+
+/// No consumer: nothing is to be settled.
+const NOBODY: ConsumerId = ConsumerId(u32::MAX);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Free,
+    /// Sent before the session was resumed; its message has not come again yet.
+    Reserved,
+    AwaitsPubAck,
+    AwaitsPubRec,
+    AwaitsPubComp,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    tag: DeliveryTag,
+    consumer: ConsumerId,
+    /// The next free identifier; 0 = none.
+    next: u16,
+    state: State,
+}
+
+/// What an acknowledgement freed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Freed {
+    consumer: ConsumerId,
+    tag: DeliveryTag,
+}
+
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    slots: Vec<Slot>,
+    free_first: u16,
+    free_last: u16,
+    in_flight: u16,
+    window: u16,
+    /// Consumer of `accepted`.
+    accepting: ConsumerId,
+    /// Tags to settle at the end of the batch.
+    accepted: Vec<DeliveryTag>,
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Debug, Default)]
+struct Rare {
+    /// Deliveries that wait for a free identifier.
+    waiting: VecDeque<Delivery>,
+    /// Identifiers of the session's deliveries that were sent before it was resumed.
+    resumed: HashMap<DeliveryTag, u16>,
+}
+
+impl Outbound {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free_first: 0,
+            free_last: 0,
+            in_flight: 0,
+            window: 0,
+            accepting: NOBODY,
+            accepted: Vec::new(),
+            rare: None,
+        }
+    }
+
+    pub(crate) fn set_window(&mut self, window: u16) {
+        self.window = window;
+    }
+
+    pub(crate) fn window(&self) -> u16 {
+        self.window
+    }
+
+    /// Free identifiers within the window; none while others wait for them.
+    pub(crate) fn credit(&self) -> u32 {
+        if self.is_waiting() { 0 } else { u32::from(self.window.saturating_sub(self.in_flight)) }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.waiting.is_empty())
+    }
+
+    /// Takes an identifier, if the window has room.
+    #[inline]
+    fn take(&mut self, guarantee: Guarantee, consumer: ConsumerId, tag: DeliveryTag) -> Option<u16> {
+        if self.in_flight >= self.window {
+            return None;
+        }
+        let state = match guarantee {
+            Guarantee::ExactlyOnce => State::AwaitsPubRec,
+            Guarantee::AtMostOnce | Guarantee::AtLeastOnce => State::AwaitsPubAck,
+        };
+        let id = match self.free_first {
+            0 => {
+                let id = u16::try_from(self.slots.len() + 1).ok()?;
+                self.slots.push(Slot { tag, consumer, next: 0, state });
+                id
+            }
+            id => {
+                let slot = self.slots.get_mut(usize::from(id) - 1)?;
+                self.free_first = slot.next;
+                *slot = Slot { tag, consumer, next: 0, state };
+                id
+            }
+        };
+        self.in_flight += 1;
+        Some(id)
+    }
+
+    /// Takes the identifier a delivery had before the session was resumed.
+    fn retake(&mut self, id: u16, guarantee: Guarantee, tag: DeliveryTag) -> bool {
+        let room = self.in_flight < self.window;
+        let Some(slot) = self.slot(id).filter(|slot| room && slot.state == State::Reserved) else {
+            return false;
+        };
+        slot.state = match guarantee {
+            Guarantee::ExactlyOnce => State::AwaitsPubRec,
+            Guarantee::AtMostOnce | Guarantee::AtLeastOnce => State::AwaitsPubAck,
+        };
+        slot.tag = tag;
+        self.in_flight += 1;
+        true
+    }
+
+    #[inline]
+    fn slot(&mut self, id: u16) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(id).checked_sub(1)?)
+    }
+
+    /// Puts an identifier at the end of the free list, so that it rests for a while.
+    #[inline]
+    fn release(&mut self, id: u16) {
+        let last = self.free_last;
+        let Some(slot) = self.slot(id) else { return };
+        let counted = slot.state != State::Reserved;
+        slot.state = State::Free;
+        slot.next = 0;
+        if self.free_first == 0 {
+            self.free_first = id;
+        } else if let Some(last) = self.slot(last) {
+            last.next = id;
+        }
+        self.free_last = id;
+        self.in_flight -= u16::from(counted);
+    }
+
+    /// Takes what waits in `from` to `to`, or frees it; `None` if the identifier is not in that state.
+    #[inline]
+    fn advance(&mut self, id: u16, from: State, to: State) -> Option<Freed> {
+        let slot = self.slot(id).filter(|slot| slot.state == from)?;
+        let freed = Freed { consumer: slot.consumer, tag: slot.tag };
+        if to == State::Free {
+            self.release(id);
+        } else {
+            slot.state = to;
+            slot.consumer = NOBODY;
+        }
+        Some(freed)
+    }
+
+    /// Patches the identifiers of a run.
+    pub(crate) fn patch(&mut self, bytes: &mut [u8], marks: &[Mark]) {
+        for mark in marks {
+            let Some(id) = self.take(mark.guarantee, NOBODY, DeliveryTag(0)) else {
+                debug_assert!(false, "more marks than marked_credit() allows");
+                return;
+            };
+            if let Some(patch) = bytes.get_mut(mark.patch as usize..mark.patch as usize + 2) {
+                patch.copy_from_slice(&id.to_be_bytes());
+            }
+        }
+    }
+
+    /// Notes a delivery to be settled as accepted at the end of the batch.
+    fn accept(&mut self, freed: Freed, host: &mut dyn Host) {
+        if freed.consumer == NOBODY {
+            return;
+        }
+        if freed.consumer != self.accepting {
+            self.flush(host);
+            self.accepting = freed.consumer;
+        }
+        self.accepted.push(freed.tag);
+    }
+
+    fn reject(&mut self, freed: Freed, reason: Option<&str>, host: &mut dyn Host) {
+        if freed.consumer == NOBODY {
+            return;
+        }
+        self.flush(host);
+        let outcome = Outcome::Rejected { reason: reason.map(Into::into) };
+        host.settle(freed.consumer, &[freed.tag], &outcome, None);
+    }
+
+    /// Settles what was accepted in this batch, in one call for each consumer.
+    pub(crate) fn flush(&mut self, host: &mut dyn Host) {
+        if !self.accepted.is_empty() {
+            host.settle(self.accepting, &self.accepted, &Outcome::Accepted, None);
+            self.accepted.clear();
+        }
+    }
+
+    /// What the session owes its receiver, in the order it was sent.
+    pub(crate) fn owed(&self) -> Vec<Owed> {
+        let mut owed = Vec::new();
+        for (slot, id) in self.slots.iter().zip(1..) {
+            let phase = match slot.state {
+                State::AwaitsPubComp => Phase::Received,
+                State::Reserved | State::AwaitsPubAck | State::AwaitsPubRec
+                    if slot.consumer == ConsumerId::SESSION =>
+                {
+                    Phase::Sent
+                }
+                State::Free | State::Reserved | State::AwaitsPubAck | State::AwaitsPubRec => continue,
+            };
+            owed.push(Owed { id, tag: slot.tag, phase });
+        }
+        // The tag is the place in the session's queue, and so the order of sending [MQTT-4.6.0-5].
+        owed.sort_by_key(|owed| owed.tag);
+        owed
+    }
+
+    /// Takes up what an earlier connection of the session owed.
+    pub(crate) fn resume(&mut self, owed: &[Owed]) {
+        let size = owed.iter().map(|owed| owed.id).max().unwrap_or(0);
+        let free = Slot { tag: DeliveryTag(0), consumer: NOBODY, next: 0, state: State::Free };
+        self.slots = vec![free; usize::from(size)];
+        for owed in owed {
+            let Some(slot) = self.slot(owed.id) else { continue };
+            slot.tag = owed.tag;
+            match owed.phase {
+                Phase::Received => {
+                    slot.state = State::AwaitsPubComp;
+                    self.in_flight += 1;
+                }
+                Phase::Sent => {
+                    slot.state = State::Reserved;
+                    slot.consumer = ConsumerId::SESSION;
+                    self.rare.get_or_insert_default().resumed.insert(owed.tag, owed.id);
+                }
+            }
+        }
+        for id in 1..=size {
+            if self.slot(id).is_some_and(|slot| slot.state == State::Free) {
+                // `release` counts one less in flight.
+                self.in_flight += 1;
+                self.release(id);
+            }
+        }
+    }
+
+    /// The identifier under which the session sent this delivery before it was resumed.
+    fn resumed_id(&self, delivery: &Delivery) -> Option<u16> {
+        if delivery.consumer != ConsumerId::SESSION {
+            return None;
+        }
+        self.rare.as_ref()?.resumed.get(&delivery.tag).copied()
+    }
+
+    /// All that was out has come again before the first that was not: what is still reserved has expired or was removed.
+    fn forget_resumed(&mut self) {
+        let Some(rare) = &mut self.rare else { return };
+        for (_, id) in std::mem::take(&mut rare.resumed) {
+            self.release(id);
+        }
+    }
+
+    fn wait(&mut self, delivery: Delivery) {
+        let waiting = &mut self.rare.get_or_insert_default().waiting;
+        if !delivery.settled || waiting.len() < UNCOUNTED_WAITING_MAX {
+            waiting.push_back(delivery);
+        }
+    }
+}
+
+/// What a delivery's subscription says about it; a delivery without a subscription is one that was sent to the client itself.
+fn copy_of<'a>(delivery: &'a Delivery, now: Instant, version: Version) -> Copy<'a> {
+    let published = delivery.message.header.guarantee;
+    let (guarantee, keep_retain, identifiers) = match &delivery.wire {
+        Some(wire) => (wire.effective(published), wire.keep_retain, wire.identifiers.as_slice()),
+        None => (published, false, [].as_slice()),
+    };
+    Copy {
+        has_properties: version.has_properties(),
+        guarantee,
+        keep_retain,
+        dup: false,
+        packet_id: 0,
+        ttl_ms: delivery.message.ttl_left_ms(now),
+        identifiers,
+        deaths: &delivery.message.deaths,
+    }
+}
+
+impl MqttConnection {
+    /// Messages that only this connection can encode.
+    pub(crate) fn on_deliveries(
+        &mut self,
+        now: Instant,
+        deliveries: &mut Vec<Delivery>,
+        host: &mut dyn Host,
+    ) {
+        for delivery in deliveries.drain(..) {
+            self.deliver(now, delivery, host);
+        }
+        self.outbound.flush(host);
+    }
+
+    fn deliver(&mut self, now: Instant, delivery: Delivery, host: &mut dyn Host) {
+        let guarantee = copy_of(&delivery, now, self.version).guarantee;
+        // QoS 0 is never held back by the window [MQTT-3.3.4-7].
+        if guarantee > Guarantee::AtMostOnce && self.outbound.is_waiting() {
+            self.outbound.wait(delivery);
+        } else if let Some(delivery) = self.send(now, delivery, host) {
+            self.outbound.wait(delivery);
+        }
+    }
+
+    /// Sends what waits, as far as the window allows.
+    pub(crate) fn send_waiting(&mut self, now: Instant, host: &mut dyn Host) {
+        loop {
+            let Some(delivery) = self.outbound.rare.as_mut().and_then(|rare| rare.waiting.pop_front()) else {
+                return;
+            };
+            if let Some(delivery) = self.send(now, delivery, host) {
+                if let Some(rare) = &mut self.outbound.rare {
+                    rare.waiting.push_front(delivery);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Gives the delivery back if the window is full.
+    fn send(&mut self, now: Instant, delivery: Delivery, host: &mut dyn Host) -> Option<Delivery> {
+        let consumer = if delivery.settled { NOBODY } else { delivery.consumer };
+        let freed = Freed { consumer, tag: delivery.tag };
+        let mut copy = copy_of(&delivery, now, self.version);
+        if copy.guarantee > Guarantee::AtMostOnce {
+            match self.outbound.resumed_id(&delivery) {
+                Some(id) => {
+                    if !self.outbound.retake(id, copy.guarantee, delivery.tag) {
+                        return Some(delivery);
+                    }
+                    if let Some(rare) = &mut self.outbound.rare {
+                        rare.resumed.remove(&delivery.tag);
+                    }
+                    copy.dup = true;
+                    copy.packet_id = id;
+                }
+                None => {
+                    if delivery.consumer == ConsumerId::SESSION && !delivery.redelivered {
+                        self.outbound.forget_resumed();
+                    }
+                    let Some(id) = self.outbound.take(copy.guarantee, consumer, delivery.tag) else {
+                        return Some(delivery);
+                    };
+                    copy.packet_id = id;
+                }
+            }
+        }
+        let own_limit = [self.packet_max | SIZE_LIMIT];
+        if copy.identifiers.is_empty() && self.packet_max < SIZE_LIMIT {
+            copy.identifiers = &own_limit;
+        }
+        let sent = put_publish(host.wire(), &delivery.message.as_publish(), &copy);
+        match (sent, copy.guarantee) {
+            (Ok(_), Guarantee::AtMostOnce) => self.outbound.accept(freed, host),
+            (Ok(_), Guarantee::AtLeastOnce | Guarantee::ExactlyOnce) => {}
+            (Err(_), _) => {
+                self.outbound.release_unsent(copy.packet_id);
+                if consumer == ConsumerId::SESSION {
+                    // As if it had been sent and completed [MQTT-3.1.2-25].
+                    self.outbound.accept(freed, host);
+                } else {
+                    self.outbound.reject(freed, Some("the receiver cannot take a packet of this size"), host);
+                }
+            }
+        }
+        None
+    }
+
+    /// PUBACK, PUBREC and PUBCOMP of the receiver.
+    #[inline]
+    pub(crate) fn on_ack(&mut self, now: Instant, ack: &Ack<'_>, host: &mut dyn Host) -> Result<(), Fault> {
+        let id = ack.id;
+        let freed = match ack.kind {
+            AckKind::PubAck => self.outbound.advance(id, State::AwaitsPubAck, State::Free),
+            AckKind::PubRec if ack.reason.is_failure() => {
+                self.outbound.advance(id, State::AwaitsPubRec, State::Free)
+            }
+            AckKind::PubRec => self.on_pubrec(id, host),
+            AckKind::PubComp => self.outbound.advance(id, State::AwaitsPubComp, State::Free),
+            AckKind::PubRel => {
+                self.on_pubrel(id, host);
+                return Ok(());
+            }
+        };
+        // Acknowledgements of nothing are ignored: they may be left over from before a session was lost.
+        if let Some(freed) = freed {
+            if ack.reason.is_failure() && ack.kind != AckKind::PubComp {
+                self.outbound.reject(freed, None, host);
+            } else {
+                self.outbound.accept(freed, host);
+            }
+            if self.outbound.is_waiting() {
+                self.send_waiting(now, host);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_pubrec(&mut self, id: u16, host: &mut dyn Host) -> Option<Freed> {
+        let freed = self.outbound.advance(id, State::AwaitsPubRec, State::AwaitsPubComp);
+        let known = freed.is_some() || self.outbound.awaits_pubcomp(id);
+        let reason = if known { Reason::SUCCESS } else { Reason::IDENTIFIER_NOT_FOUND };
+        Ack::new(AckKind::PubRel, id, reason).encode(self.version, host.wire());
+        freed
+    }
+}
+
+impl Outbound {
+    fn awaits_pubcomp(&mut self, id: u16) -> bool {
+        self.slot(id).is_some_and(|slot| slot.state == State::AwaitsPubComp)
+    }
+
+    fn release_unsent(&mut self, id: u16) {
+        if id != 0 {
+            self.release(id);
+        }
+    }
+}

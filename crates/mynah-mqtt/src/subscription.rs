@@ -1,0 +1,407 @@
+//! SUBSCRIBE and UNSUBSCRIBE: filters as consumers of the broker.
+//!
+//! Each filter has a consumer number of its own, from 1; subscribing to it again uses the number again and so replaces the
+//! subscription [MQTT-3.8.4-3]. The SUBACK goes out when the broker has answered for each filter.
+//!
+//! `$share/g/f` is a queue shared by a group, `$queue/q` a queue by name; both deliver within the in-flight window.
+
+use std::collections::HashMap;
+
+use mynah_core::limits::TOPIC_WORDS_MAX;
+use mynah_core::protocol::{CreditMode, End, From, Holder, Host, Reply, Retained, Source};
+use mynah_core::{ConsumerId, Filter, Guarantee, Wire};
+
+use crate::address;
+use crate::codec::property::{Properties, Value, id};
+use crate::codec::publish::qos;
+use crate::codec::subscribe::{Options, RetainHandling, SubAck, Subscribe, UnsubAck, Unsubscribe};
+use crate::connection::{MqttConnection, TicketKind};
+use crate::parked::Kept;
+use crate::reason::{self, Fault, Reason};
+use crate::translate::{self, SIZE_LIMIT};
+use crate::version::Version;
+
+const SHARE: &str = "$share/";
+const EXCHANGE: &str = "$exchange/";
+
+/// Subscriptions kept in a list; more are kept in a map. Most connections have a few.
+const FEW: usize = 16;
+
+/// SUBSCRIBE and UNSUBSCRIBE packets waiting for the broker before reading stops.
+const PENDING_MAX: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Subscription {
+    consumer: u32,
+    /// 0 = none.
+    identifier: u32,
+    /// As in SUBSCRIBE.
+    options: u8,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    few: Vec<(Box<str>, Subscription)>,
+    many: Option<Box<HashMap<Box<str>, Subscription>>>,
+    /// The consumer number given out last.
+    last_consumer: u32,
+    last_sequence: u32,
+    pending: Vec<Pending>,
+}
+
+/// A SUBSCRIBE or UNSUBSCRIBE that the broker has not fully answered.
+#[derive(Debug)]
+struct Pending {
+    sequence: u32,
+    id: u16,
+    unsubscribe: bool,
+    waiting: u32,
+    /// A code for each filter, in order.
+    codes: Vec<u8>,
+    /// Consumers by place in the packet; they are forgotten if they were made for this packet and are refused.
+    consumers: Vec<(u32, bool)>,
+}
+
+impl Subscriptions {
+    fn get(&self, filter: &str) -> Option<Subscription> {
+        match &self.many {
+            Some(many) => many.get(filter).copied(),
+            None => {
+                self.few.iter().find(|(known, _)| &**known == filter).map(|(_, subscription)| *subscription)
+            }
+        }
+    }
+
+    fn insert(&mut self, filter: &str, subscription: Subscription) {
+        if self.many.is_none() && self.few.len() >= FEW && self.get(filter).is_none() {
+            self.many = Some(Box::new(std::mem::take(&mut self.few).into_iter().collect()));
+        }
+        if let Some(many) = &mut self.many {
+            many.insert(filter.into(), subscription);
+        } else if let Some((_, known)) = self.few.iter_mut().find(|(known, _)| &**known == filter) {
+            *known = subscription;
+        } else {
+            self.few.push((filter.into(), subscription));
+        }
+    }
+
+    fn remove(&mut self, filter: &str) -> Option<Subscription> {
+        if let Some(many) = &mut self.many {
+            return many.remove(filter);
+        }
+        let at = self.few.iter().position(|(known, _)| &**known == filter)?;
+        Some(self.few.swap_remove(at).1)
+    }
+
+    pub(crate) fn remove_consumer(&mut self, consumer: u32) {
+        self.few.retain(|(_, subscription)| subscription.consumer != consumer);
+        if let Some(many) = &mut self.many {
+            many.retain(|_, subscription| subscription.consumer != consumer);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.few.len() + self.many.as_ref().map_or(0, |many| many.len())
+    }
+
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.pending.len() >= PENDING_MAX
+    }
+
+    pub(crate) fn kept(&self) -> Vec<Kept> {
+        let few = self.few.iter().map(|(filter, subscription)| (filter, subscription));
+        let many = self.many.iter().flat_map(|many| many.iter());
+        few.chain(many)
+            .map(|(filter, subscription)| Kept {
+                consumer: subscription.consumer,
+                identifier: subscription.identifier,
+                options: subscription.options,
+                filter: filter.clone(),
+            })
+            .collect()
+    }
+}
+
+/// What a filter names.
+enum Target<'a> {
+    Topic(Filter),
+    Shared { group: &'a str, filter: Filter },
+    Queue(&'a str),
+}
+
+impl<'a> Target<'a> {
+    fn parse(text: &'a str) -> Result<Self, Fault> {
+        let invalid = |text| Fault::new(Reason::FILTER_INVALID, text);
+        let parse = |text: &str| {
+            if text.len() > TOPIC_WORDS_MAX && text.split('/').count() > TOPIC_WORDS_MAX {
+                return Err(invalid("the filter has more than 128 levels"));
+            }
+            Filter::parse(text)
+                .map_err(|_| invalid("the filter is empty or misuses a wildcard [MQTT-4.7.1-1]"))
+        };
+        if let Some(rest) = text.strip_prefix(SHARE) {
+            // [MQTT-4.8.2-1, MQTT-4.8.2-2]
+            return match rest.split_once('/') {
+                Some((group, filter)) if !group.is_empty() && !group.contains(['+', '#']) => {
+                    Ok(Self::Shared { group, filter: parse(filter)? })
+                }
+                _ => Err(invalid("$share needs a name without wildcards and a filter")),
+            };
+        }
+        if let Some(name) = text.strip_prefix(address::QUEUE) {
+            if name.is_empty() || name.contains(['+', '#']) {
+                return Err(invalid("$queue needs a name without wildcards"));
+            }
+            return Ok(Self::Queue(name));
+        }
+        if text.starts_with(EXCHANGE) {
+            return Err(invalid("$exchange is for publishing"));
+        }
+        parse(text).map(Self::Topic)
+    }
+}
+
+impl MqttConnection {
+    pub(crate) fn on_subscribe(&mut self, packet: &Subscribe<'_>, host: &mut dyn Host) -> Result<(), Fault> {
+        let shared_without_local =
+            |(filter, options): (&str, Options)| options.no_local && filter.starts_with(SHARE);
+        if packet.filters(self.version).any(shared_without_local) {
+            return Err(Fault::protocol("no local on a shared subscription [MQTT-3.8.3-4]"));
+        }
+        let identifier = subscription_identifier(packet.properties);
+        let mut pending = self.begin(packet.id, false);
+        for (filter, options) in packet.filters(self.version) {
+            self.subscribe(&mut pending, filter, options, identifier, host)?;
+        }
+        self.finish(pending, host);
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        pending: &mut Pending,
+        filter: &str,
+        options: Options,
+        identifier: u32,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        let known = self.subscriptions.get(filter);
+        let mut refuse = |reason| {
+            pending.codes.push(reason::suback_code(reason, self.version));
+            pending.consumers.push((0, false));
+        };
+        let target = match Target::parse(filter) {
+            Ok(target) => target,
+            Err(fault) => {
+                refuse(fault.reason);
+                return Ok(());
+            }
+        };
+        if known.is_none() && self.subscriptions.len() >= self.config.subscriptions_max {
+            refuse(Reason::QUOTA_EXCEEDED);
+            return Ok(());
+        }
+        let consumer = known.map_or_else(
+            || {
+                self.subscriptions.last_consumer += 1;
+                self.subscriptions.last_consumer
+            },
+            |known| known.consumer,
+        );
+        let subscription = Subscription { consumer, identifier, options: options.encode() };
+        let ticket = pending.next_ticket(TicketKind::Attach)?;
+        pending.codes.push(qos(options.guarantee));
+        pending.consumers.push((consumer, known.is_none()));
+        self.subscriptions.insert(filter, subscription);
+        let retained = match options.retain_handling {
+            RetainHandling::Always => Retained::Always,
+            RetainHandling::IfNew => Retained::IfNew,
+            RetainHandling::Never => Retained::Never,
+        };
+        host.attach(ticket, ConsumerId(consumer), self.source(target, options, identifier, retained));
+        Ok(())
+    }
+
+    fn source<'a>(
+        &self,
+        target: Target<'a>,
+        options: Options,
+        identifier: u32,
+        retained: Retained,
+    ) -> Source<'a> {
+        let holder = if self.durable { Holder::Session } else { Holder::Connection };
+        let direct = holder == Holder::Connection;
+        // What needs settling is delivered within the window; the rest as fast as the socket takes it.
+        let (settled, credit) = match options.guarantee {
+            Guarantee::AtMostOnce => (true, CreditMode::Socket),
+            Guarantee::AtLeastOnce | Guarantee::ExactlyOnce => {
+                (false, CreditMode::Window(u32::from(self.outbound.window())))
+            }
+        };
+        let mut wire = self.wire(options, identifier);
+        match target {
+            Target::Topic(filter) => {
+                if !direct {
+                    wire.direct_max = Guarantee::AtMostOnce;
+                }
+                Source {
+                    wire: Some(wire),
+                    settled: direct,
+                    no_local: options.no_local || self.bridge,
+                    retained,
+                    ..Source::new(From::Topic { filter, holder })
+                }
+            }
+            Target::Shared { group, filter } => {
+                Source { wire: Some(wire), settled, credit, ..Source::new(From::Shared { group, filter }) }
+            }
+            Target::Queue(name) => Source {
+                wire: Some(wire),
+                settled,
+                credit,
+                ..Source::new(From::Queue { name, create: true })
+            },
+        }
+    }
+
+    fn wire(&self, options: Options, identifier: u32) -> Wire {
+        let mut identifiers = Vec::new();
+        if identifier != 0 {
+            identifiers.push(identifier);
+        }
+        if self.packet_max < SIZE_LIMIT {
+            identifiers.push(self.packet_max | SIZE_LIMIT);
+        }
+        Wire {
+            format: translate::WIRE,
+            version: self.version.wire(),
+            guarantee: options.guarantee,
+            direct_max: Guarantee::ExactlyOnce,
+            keep_retain: options.retain_as_published || self.bridge,
+            identifiers,
+            encode: translate::encode,
+        }
+    }
+
+    pub(crate) fn on_unsubscribe(
+        &mut self,
+        packet: &Unsubscribe<'_>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        let mut pending = self.begin(packet.id, true);
+        for filter in packet.filters() {
+            match self.subscriptions.remove(filter) {
+                Some(known) => {
+                    let ticket = pending.next_ticket(TicketKind::Detach)?;
+                    pending.codes.push(Reason::SUCCESS.0);
+                    // What is in flight is still completed [MQTT-3.10.4-3].
+                    let end = End { forget: true, keep_unsettled: true };
+                    host.detach(ticket, ConsumerId(known.consumer), end);
+                }
+                None => pending.codes.push(Reason::NO_SUBSCRIPTION_EXISTED.0),
+            }
+            pending.consumers.push((0, false));
+        }
+        self.finish(pending, host);
+        Ok(())
+    }
+
+    fn begin(&mut self, id: u16, unsubscribe: bool) -> Pending {
+        let sequence = self.subscriptions.last_sequence.wrapping_add(1);
+        self.subscriptions.last_sequence = sequence;
+        Pending { sequence, id, unsubscribe, waiting: 0, codes: Vec::new(), consumers: Vec::new() }
+    }
+
+    /// Answers at once if nothing is left to wait for.
+    fn finish(&mut self, pending: Pending, host: &mut dyn Host) {
+        if pending.waiting > 0 {
+            self.subscriptions.pending.push(pending);
+            return;
+        }
+        let (id, properties) = (pending.id, Properties::default());
+        if pending.unsubscribe {
+            UnsubAck { id, properties, codes: &pending.codes }.encode(self.version, host.wire());
+        } else {
+            SubAck { id, properties, codes: &pending.codes }.encode(self.version, host.wire());
+        }
+    }
+
+    /// The broker's answer for one filter.
+    pub(crate) fn on_subscribed(&mut self, number: u64, reply: &Reply, host: &mut dyn Host) {
+        let (sequence, place) = (number >> 16, usize::from(low_16(number)));
+        let list = &mut self.subscriptions.pending;
+        let Some(at) = list.iter().position(|pending| u64::from(pending.sequence) == sequence) else {
+            return;
+        };
+        let Some(pending) = list.get_mut(at) else { return };
+        pending.waiting = pending.waiting.saturating_sub(1);
+        let code = match reply {
+            Reply::Refused(refusal) => Some(reason::suback_code(reason::of_subscribe(refusal), self.version)),
+            Reply::Detached { existed: false } => Some(Reason::NO_SUBSCRIPTION_EXISTED.0),
+            Reply::Detached { existed: true }
+            | Reply::Attached(_)
+            | Reply::Authenticated { .. }
+            | Reply::Opened(_)
+            | Reply::Published { .. }
+            | Reply::Returned(_)
+            | Reply::Defined(_)
+            | Reply::Done => None,
+        };
+        if let (Some(code), Some(known)) = (code, pending.codes.get_mut(place)) {
+            *known = code;
+        }
+        let made = pending.consumers.get(place).copied();
+        let done = pending.waiting == 0;
+        if let (Reply::Refused(_), Some((consumer, true))) = (reply, made) {
+            self.subscriptions.remove_consumer(consumer);
+        }
+        if done {
+            let pending = self.subscriptions.pending.remove(at);
+            self.finish(pending, host);
+        }
+    }
+
+    /// Takes the subscriptions of the resumed session up again. Those to topics are in force; members of groups and
+    /// consumers of queues ended with the connection and are attached again, quietly.
+    pub(crate) fn resume_subscriptions(&mut self, kept: &[Kept], host: &mut dyn Host) {
+        for kept in kept {
+            let subscription =
+                Subscription { consumer: kept.consumer, identifier: kept.identifier, options: kept.options };
+            self.subscriptions.insert(&kept.filter, subscription);
+            self.subscriptions.last_consumer = self.subscriptions.last_consumer.max(kept.consumer);
+            let (Ok(target), Ok(options)) =
+                (Target::parse(&kept.filter), Options::decode(kept.options, Version::V5))
+            else {
+                continue;
+            };
+            if !matches!(target, Target::Topic(_)) {
+                let ticket = TicketKind::Reattach.ticket(u64::from(kept.consumer));
+                let source = self.source(target, options, kept.identifier, Retained::Never);
+                host.attach(ticket, ConsumerId(kept.consumer), source);
+            }
+        }
+    }
+}
+
+impl Pending {
+    fn next_ticket(&mut self, kind: TicketKind) -> Result<mynah_core::protocol::Ticket, Fault> {
+        let Ok(place) = u16::try_from(self.codes.len()) else {
+            return Err(Fault::new(Reason::QUOTA_EXCEEDED, "more than 65,535 filters in one packet"));
+        };
+        self.waiting += 1;
+        Ok(kind.ticket(u64::from(self.sequence) << 16 | u64::from(place)))
+    }
+}
+
+fn low_16(number: u64) -> u16 {
+    let [low, high, ..] = number.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}
+
+fn subscription_identifier(properties: Properties<'_>) -> u32 {
+    let identifier = |(id, value)| match (id, value) {
+        (id::SUBSCRIPTION_ID, Value::VarInt(number)) => Some(number),
+        _ => None,
+    };
+    properties.iter().find_map(identifier).unwrap_or(0)
+}
