@@ -262,3 +262,149 @@ impl<'e, D: Eq + Hash> Once<'e, D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange(kind: ExchangeKind) -> Exchange<&'static str> {
+        Exchange::new(Arc::new(spec(kind)))
+    }
+
+    fn spec(kind: ExchangeKind) -> ExchangeSpec {
+        ExchangeSpec {
+            kind,
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            alternate: None,
+            arguments: Vec::new(),
+        }
+    }
+
+    fn arguments(pairs: &[(&str, Value)]) -> Arguments {
+        pairs.iter().map(|(name, value)| ((*name).into(), value.clone())).collect()
+    }
+
+    fn routed(exchange: &Exchange<&'static str>, key: &str, headers: &[(&str, Value)]) -> Vec<&'static str> {
+        let header =
+            |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+        let mut routed = Vec::new();
+        exchange.route(key, &header, &mut |destination| routed.push(*destination));
+        routed.sort_unstable();
+        routed
+    }
+
+    fn check(kind: ExchangeKind, bindings: &[(&str, &'static str)], key: &str, expected: &[&str]) {
+        let mut exchange = exchange(kind);
+        for (key, destination) in bindings {
+            assert!(exchange.bind(key, &Vec::new(), destination));
+        }
+        assert_eq!(routed(&exchange, key, &[]), expected);
+    }
+
+    #[test]
+    fn by_kind() {
+        let bindings = [("a.b", "q1"), ("a.*", "q1"), ("a.b", "q2"), ("#", "q3"), ("*.b.#", "q4")];
+        check(ExchangeKind::Direct, &bindings, "a.b", &["q1", "q2"]);
+        check(ExchangeKind::Direct, &bindings, "a.*", &["q1"]);
+        check(ExchangeKind::Fanout, &bindings, "", &["q1", "q2", "q3", "q4"]);
+        check(ExchangeKind::Topic, &bindings, "a.b", &["q1", "q2", "q3", "q4"]);
+        check(ExchangeKind::Topic, &bindings, "$.b.c", &["q3", "q4"]);
+        check(ExchangeKind::Topic, &bindings, "a/b", &["q3"]);
+        check(ExchangeKind::Topic, &bindings, "", &["q3"]);
+    }
+
+    #[test]
+    fn one_message_for_a_destination_with_many_patterns() {
+        let mut exchange = exchange(ExchangeKind::Topic);
+        let names: Vec<&'static str> = vec!["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];
+        for name in &names {
+            assert!(exchange.bind("#", &Vec::new(), name) && exchange.bind("*", &Vec::new(), name));
+        }
+        assert_eq!(routed(&exchange, "x", &[]), names);
+    }
+
+    #[test]
+    fn bindings_are_told_apart_by_key_arguments_and_destination() {
+        let mut exchange = exchange(ExchangeKind::Topic);
+        let extra = arguments(&[("n", Value::U8(1))]);
+        let same_extra = arguments(&[("n", Value::I64(1))]);
+        assert!(exchange.bind("k", &Vec::new(), "q") && !exchange.bind("k", &Vec::new(), "q"));
+        assert!(exchange.bind("k", &extra, "q") && !exchange.bind("k", &same_extra, "q"));
+        assert!(exchange.bind("k", &Vec::new(), "r") && exchange.bind("l", &Vec::new(), "q"));
+        assert_eq!((exchange.len(), exchange.bindings().count()), (4, 4));
+        assert!(exchange.unbind("k", &same_extra, &"q") && !exchange.unbind("k", &extra, &"q"));
+        assert_eq!(routed(&exchange, "k", &[]), ["q", "r"]);
+        assert!(exchange.unbind("k", &Vec::new(), &"q") && !exchange.unbind("x", &Vec::new(), &"q"));
+        assert_eq!(routed(&exchange, "k", &[]), ["r"]);
+        assert_eq!((exchange.remove_destination(&"q"), exchange.remove_destination(&"q")), (1, 0));
+        assert_eq!(exchange.remove_destination(&"r"), 1);
+        assert!(exchange.is_empty() && exchange.by_key.is_empty() && exchange.by_destination.is_empty());
+        assert!(exchange.bindings.is_empty() && exchange.patterns.is_empty());
+    }
+
+    fn check_headers(binding: &[(&str, Value)], headers: &[(&str, Value)], expected: bool) {
+        let mut exchange = exchange(ExchangeKind::Headers);
+        assert!(exchange.bind("", &arguments(binding), "q"));
+        assert_eq!(
+            routed(&exchange, "ignored", headers).len(),
+            usize::from(expected),
+            "{binding:?} {headers:?}"
+        );
+    }
+
+    #[test]
+    fn headers_all_and_any() {
+        let (one, two) = (("a", Value::U8(1)), ("b", Value::from("x")));
+        let rule = |rule| ("x-match", Value::from(rule));
+        let both = [one.clone(), two.clone()];
+        check_headers(&both, &both, true);
+        check_headers(&both, std::slice::from_ref(&one), false);
+        check_headers(&[rule("any"), one.clone(), two.clone()], std::slice::from_ref(&one), true);
+        check_headers(&[rule("any"), one.clone(), two.clone()], &[("a", Value::U8(2))], false);
+        check_headers(&[rule("all")], &[], true);
+        check_headers(&[rule("any")], std::slice::from_ref(&one), false);
+        // By value: another width, bytes for text; null asks for presence.
+        check_headers(&both, &[("a", Value::I64(1)), ("b", Value::Symbol("x".into()))], true);
+        check_headers(&[("a", Value::Null)], std::slice::from_ref(&one), true);
+        check_headers(&[("a", Value::Null)], std::slice::from_ref(&two), false);
+        // Names with x- count only if asked for.
+        let x = ("x-y", Value::Bool(true));
+        check_headers(&[rule("all"), one.clone(), x.clone()], std::slice::from_ref(&one), true);
+        check_headers(&[rule("all-with-x"), one.clone(), x.clone()], std::slice::from_ref(&one), false);
+        check_headers(&[rule("any"), x.clone()], std::slice::from_ref(&x), false);
+        check_headers(&[rule("any-with-x"), one, x.clone()], std::slice::from_ref(&x), true);
+        check_headers(&[rule("some")], &[], false);
+        assert!(check_headers_rule(&arguments(&[rule("some")])).is_err_and(|text| text.contains("'some'")));
+        assert_eq!(check_headers_rule(&arguments(&[rule("any-with-x")])), Ok(()));
+    }
+
+    #[test]
+    fn values_are_equal_by_what_they_mean() {
+        let map = |pairs: &[(&str, i64)]| {
+            Value::Map(pairs.iter().map(|(key, n)| (Value::from(*key), Value::I64(*n))).collect())
+        };
+        assert!(same_value(&Value::U64(u64::MAX), &Value::U64(u64::MAX)));
+        assert!(!same_value(&Value::U64(u64::MAX), &Value::I64(-1)));
+        assert!(
+            same_value(&Value::F32(0.5), &Value::F64(0.5)) && !same_value(&Value::F32(1.0), &Value::U8(1))
+        );
+        assert!(same_value(&map(&[("a", 1), ("b", 2)]), &map(&[("b", 2), ("a", 1)])));
+        assert!(!same_value(&map(&[("a", 1)]), &map(&[("a", 2)])));
+        assert!(same_value(&Value::List(vec![Value::U8(1)]), &Value::Array(vec![Value::I8(1)])));
+        assert!(!same_value(&Value::from("1"), &Value::U8(1)));
+    }
+
+    #[test]
+    fn declared_again() {
+        let current = spec(ExchangeKind::Direct);
+        assert_eq!(current.same_declaration(&current, "e", "/"), Ok(()));
+        let other = ExchangeSpec { kind: ExchangeKind::Topic, ..current.clone() };
+        let text =
+            "inequivalent arg 'type' for exchange 'e' in vhost '/': received 'topic' but current is 'direct'";
+        assert_eq!(current.same_declaration(&other, "e", "/"), Err(text.to_owned()));
+        let other = ExchangeSpec { internal: true, ..current.clone() };
+        assert!(current.same_declaration(&other, "e", "/").is_err());
+    }
+}

@@ -279,3 +279,112 @@ fn close_over_rests<P: Positions>(reached: &mut P, wants: &[Want]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filter(text: &str) -> Filter {
+        let word = |word| match word {
+            "+" => Segment::One,
+            "#" => Segment::Rest,
+            _ => Segment::Word(Into::into(word)),
+        };
+        Filter::new(text.split('/').map(word).collect())
+    }
+
+    fn found<T>(tree: &TopicTree<T>, wanted: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        tree.matching(&filter(wanted), &mut |topic, _| {
+            found.push(topic.to_owned());
+            ControlFlow::Continue(())
+        });
+        found.sort();
+        found
+    }
+
+    fn check(topics: &[&str], wanted: &str, expected: &[&str]) {
+        let mut tree = TopicTree::new();
+        topics.iter().for_each(|topic| assert_eq!(tree.insert(topic, *topic), None));
+        assert_eq!(found(&tree, wanted), expected, "{wanted}");
+    }
+
+    #[test]
+    fn by_filter() {
+        let topics = ["a", "a/b", "a/b/c", "a/x/c", "/a", "a/", "$SYS/a", "$SYS"];
+        check(&topics, "#", &["/a", "a", "a/", "a/b", "a/b/c", "a/x/c"]);
+        check(&topics, "a/#", &["a", "a/", "a/b", "a/b/c", "a/x/c"]);
+        check(&topics, "a/+/c", &["a/b/c", "a/x/c"]);
+        check(&topics, "+", &["a"]);
+        check(&topics, "+/a", &["/a"]);
+        check(&topics, "$SYS/+", &["$SYS/a"]);
+        check(&topics, "#/c", &["a/b/c", "a/x/c"]);
+        check(&topics, "a/b", &["a/b"]);
+        check(&topics, "b/#", &[]);
+    }
+
+    #[test]
+    fn values_are_replaced_and_removed() {
+        let mut tree = TopicTree::new();
+        assert_eq!(tree.insert("a/b", 1), None);
+        assert_eq!(tree.insert("a/b", 2), Some(1));
+        assert_eq!((tree.get("a/b"), tree.get("a"), tree.get("a/b/c")), (Some(&2), None, None));
+        assert_eq!(tree.insert("a", 3), None);
+        assert_eq!((tree.len(), tree.remove("a/b"), tree.remove("a/b")), (2, Some(2), None));
+        assert_eq!(tree.remove("a"), Some(3));
+        assert!(tree.is_empty() && tree.edges.is_empty());
+        assert_eq!(tree.nodes.iter().count(), 1);
+    }
+
+    #[test]
+    fn it_breaks_off_when_told() {
+        let mut tree = TopicTree::new();
+        (0..10).for_each(|n| assert_eq!(tree.insert(&format!("t/{n}"), n), None));
+        let mut seen = 0;
+        tree.matching(&filter("t/+"), &mut |_, _| {
+            seen += 1;
+            if seen == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(seen, 3);
+    }
+
+    #[test]
+    fn deep_names_and_many_rests() {
+        let mut tree = TopicTree::new();
+        let deep = vec!["a"; 3_000].join("/");
+        tree.insert(&deep, ());
+        assert_eq!(found(&tree, &format!("#/{}", vec!["+"; 200].join("/"))).len(), 1);
+        assert_eq!(found(&tree, &vec!["#/a"; 60].join("/")).len(), 1);
+        assert_eq!(found(&tree, &format!("{}/b", vec!["#/a"; 60].join("/"))).len(), 0);
+    }
+
+    fn words(alphabet: &'static [&'static str], max: usize) -> impl Strategy<Value = String> {
+        prop::collection::vec(prop::sample::select(alphabet), 1..max).prop_map(|words| words.join("/"))
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_the_filter_matches_one_by_one(
+            topics in prop::collection::vec((words(&["a", "b", "", "$x", "c"], 7), any::<bool>()), 1..40),
+            filters in prop::collection::vec(words(&["a", "b", "", "$x", "+", "#"], 6), 1..20),
+        ) {
+            let mut tree = TopicTree::new();
+            let mut all = std::collections::BTreeMap::new();
+            for (at, (topic, keep)) in topics.iter().enumerate() {
+                if *keep {
+                    prop_assert_eq!(tree.insert(topic, at), all.insert(topic.clone(), at));
+                } else {
+                    prop_assert_eq!(tree.remove(topic), all.remove(topic));
+                }
+                prop_assert_eq!(tree.len(), all.len());
+            }
+            for text in filters {
+                let wanted = filter(&text);
+                let expected: Vec<String> = all.keys().filter(|topic| wanted.matches(topic)).cloned().collect();
+                prop_assert_eq!(found(&tree, &text), expected, "{}", text);
+            }
+        }
+    }
+}

@@ -451,3 +451,163 @@ impl<P: Positions, const N: usize> Pending<P, N> {
         self.few.get(self.len).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filter(text: &str) -> Filter {
+        let word = |word| match word {
+            "+" => Segment::One,
+            "#" => Segment::Rest,
+            _ => Segment::Word(Into::into(word)),
+        };
+        Filter::new(text.split('/').map(word).collect())
+    }
+
+    fn found<T: Clone + Ord>(trie: &Trie<T>, topic: &str) -> Vec<T> {
+        let mut found = Vec::new();
+        trie.matches(topic, &mut |value| found.push(value.clone()));
+        found.sort();
+        found
+    }
+
+    fn check(filters: &[&str], topic: &str, expected: &[&str]) {
+        let mut trie = Trie::new();
+        filters.iter().for_each(|text| trie.insert(&filter(text), *text));
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(found(&trie, topic), expected, "{topic}");
+    }
+
+    #[test]
+    fn the_standards_examples() {
+        // [MQTT 4.7.1.2, 4.7.1.3, 4.7.2]
+        let filters =
+            ["sport/tennis/player1/#", "sport/#", "#", "sport/tennis/+", "sport/+", "+/+", "/+", "+"];
+        check(
+            &filters,
+            "sport/tennis/player1",
+            &["sport/tennis/player1/#", "sport/#", "#", "sport/tennis/+"],
+        );
+        check(&filters, "sport", &["sport/#", "#", "+"]);
+        check(&filters, "sport/", &["sport/#", "#", "sport/+", "+/+"]);
+        check(&filters, "/finance", &["#", "+/+", "/+"]);
+    }
+
+    #[test]
+    fn a_leading_wildcard_does_not_match_dollar() {
+        // [MQTT-4.7.2-1]
+        let filters = ["#", "+/monitor/x", "$SYS/#", "$SYS/monitor/+", "#/x"];
+        check(&filters, "$SYS/monitor/x", &["$SYS/#", "$SYS/monitor/+"]);
+        check(&filters, "a/$SYS/x", &["#", "#/x"]);
+    }
+
+    #[test]
+    fn a_value_is_reported_once_however_often_its_rests_match() {
+        check(&["#/a/#", "#/a/#/a/#", "a/#/#"], "a/a/a/a", &["#/a/#", "#/a/#/a/#", "a/#/#"]);
+    }
+
+    #[test]
+    fn dotted_keys_have_no_dollar_rule() {
+        let mut trie = Trie::dotted();
+        trie.insert(&filter("#"), 1);
+        trie.insert(&filter("$a/+"), 2);
+        trie.insert(&filter("$a/b"), 3);
+        assert_eq!(found(&trie, "$a.b"), [1, 2, 3]);
+        assert_eq!(found(&trie, "$a/b"), [1]);
+        assert_eq!(trie.get(&filter("$a/b")), [3]);
+    }
+
+    #[test]
+    fn many_rests_stay_cheap() {
+        let mut trie = Trie::new();
+        let text = format!("{}b", "#/a/".repeat(30));
+        trie.insert(&filter(&text), ());
+        let long = format!("{}c", "a/".repeat(120));
+        assert_eq!(found(&trie, &long), []);
+        assert_eq!(found(&trie, &long.replace('c', "b")), [()]);
+    }
+
+    #[test]
+    fn names_deeper_than_the_edges_allow_are_right_too() {
+        let deep = vec!["a"; 30_000].join("/");
+        let mut trie = Trie::new();
+        for text in ["#", "#/b", "a/+/#", &format!("{deep}/+"), &format!("#/{}", vec!["+"; 300].join("/"))] {
+            trie.insert(&filter(text), text.len());
+        }
+        assert_eq!(found(&trie, &vec!["a"; 200].join("/")), [1, 5]);
+        assert_eq!(found(&trie, &format!("{}/b", vec!["a"; 400].join("/"))), [1, 3, 5, 601]);
+        assert_eq!(found(&trie, &format!("{deep}/x")), [1, 5, 601, 60_001]);
+        assert_eq!(trie.remove(&filter(&format!("{deep}/+")), |_| true), [60_001]);
+    }
+
+    #[test]
+    fn removing_leaves_nothing_behind() {
+        let mut trie = Trie::new();
+        let texts = ["a/b", "a/+/c", "a/+/d", "#", "a/#/b"];
+        for text in texts {
+            trie.insert(&filter(text), 1);
+            trie.insert(&filter(text), 2);
+        }
+        assert_eq!(trie.remove(&filter("a/+"), |_| true), [0; 0]);
+        assert_eq!(trie.remove(&filter("a/+/c"), |value| *value == 3), [0; 0]);
+        assert_eq!(trie.remove(&filter("a/+/c"), |value| *value == 1), [1]);
+        assert_eq!(trie.get(&filter("a/+/c")), [2]);
+        assert_eq!(found(&trie, "a/x/c"), [1, 2, 2]);
+        for text in texts {
+            trie.remove(&filter(text), |_| true);
+        }
+        assert!(trie.is_empty() && trie.exact.is_empty() && trie.edges.is_empty());
+        assert_eq!(trie.nodes.iter().count(), 1);
+        assert_eq!(trie.words.find("a"), NONE);
+    }
+
+    #[test]
+    fn odd_filters() {
+        let mut trie = Trie::new();
+        trie.insert(&Filter::new(Vec::new()), 1);
+        trie.insert(&Filter::new(vec![Segment::Word("a/b".into())]), 2);
+        trie.insert(&filter(""), 3);
+        assert_eq!(found(&trie, ""), [3]);
+        assert_eq!(found(&trie, "a/b"), [0; 0]);
+        assert_eq!(trie.get(&Filter::new(Vec::new())), [1]);
+    }
+
+    fn words(alphabet: &'static [&'static str], max: usize) -> impl Strategy<Value = String> {
+        prop::collection::vec(prop::sample::select(alphabet), 1..max).prop_map(|words| words.join("/"))
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_the_filters_match_one_by_one(
+            filters in prop::collection::vec(words(&["a", "b", "", "$x", "+", "#"], 6), 1..20),
+            removed in prop::collection::vec(any::<prop::sample::Index>(), 0..10),
+            topics in prop::collection::vec(words(&["a", "b", "", "$x", "c"], 7), 1..20),
+        ) {
+            let mut trie = Trie::new();
+            let mut all: Vec<(Filter, usize)> = filters.iter().map(|text| filter(text)).zip(0..).collect();
+            all.iter().for_each(|(filter, value)| trie.insert(filter, *value));
+            for index in removed {
+                if !all.is_empty() {
+                    let (filter, value) = all.swap_remove(index.index(all.len()));
+                    prop_assert_eq!(trie.remove(&filter, |held| *held == value), [value]);
+                }
+            }
+            prop_assert_eq!(trie.len(), all.len());
+            let mut listed = Vec::new();
+            trie.for_each(|filter, value| listed.push((filter.clone(), *value)));
+            listed.sort();
+            all.sort();
+            prop_assert_eq!(&listed, &all);
+            for topic in topics {
+                let matching = all.iter().filter(|(filter, _)| filter.matches(&topic));
+                let mut expected: Vec<usize> = matching.map(|(_, value)| *value).collect();
+                expected.sort_unstable();
+                prop_assert_eq!(found(&trie, &topic), expected, "{}", topic);
+            }
+        }
+    }
+}

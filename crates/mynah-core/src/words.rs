@@ -204,3 +204,91 @@ pub fn without_wildcards(topic: &str) -> Cow<'_, str> {
         Cow::Borrowed(topic)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(core: &str, dotted: &str, mixed: &str) {
+        assert_eq!(dotted_from_core(core), dotted);
+        assert_eq!(core_from_dotted(dotted), core);
+        assert_eq!(mixed_from_core(core), mixed);
+        assert_eq!(core_from_mixed(mixed), core);
+    }
+
+    #[test]
+    fn the_table() {
+        check("a/b", "a.b", "a.b");
+        check("room.2/t", "room%2E2.t", "room%2E2.t");
+        check("a%2Eb", "a%252Eb", "a%252Eb");
+        check("a%252Eb", "a%25252Eb", "a%25252Eb");
+        check("a%2Fb", "a/b", "a%2Fb");
+        check("a%252Fb", "a%2Fb", "a%252Fb");
+        check("100%/%25/%2e", "100%.%25.%2e", "100%.%25.%2e");
+        check("/", ".", ".");
+        check("", "", "");
+        assert_eq!(core_from_mixed("a/b.c"), "a/b/c");
+        assert_eq!(core_from_mixed("a/b/c%2F"), "a/b/c%2F");
+    }
+
+    #[test]
+    fn nothing_is_copied_when_nothing_changes() {
+        assert!(matches!(dotted_from_core("temperature%"), Cow::Borrowed(_)));
+        assert!(matches!(core_from_dotted("temperature%25"), Cow::Borrowed(_)));
+        assert!(matches!(core_from_mixed("a/b/c"), Cow::Borrowed(_)));
+        assert!(matches!(without_wildcards("a/b"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn binding_keys() {
+        let filter = filter_from_dotted("a.*.#.x/y.room%2E2").unwrap();
+        assert_eq!(filter.to_string(), "a/+/#/x%2Fy/room.2");
+        assert_eq!(filter_to_dotted(&filter), "a.*.#.x/y.room%2E2");
+        assert_eq!(filter_from_dotted("").unwrap(), Filter::exact(""));
+        assert_eq!(filter_from_dotted("a\0"), Err(FilterError::Nul));
+        assert!(filter_from_dotted("#.b").unwrap().matches(&core_from_dotted("x.a.b")));
+    }
+
+    #[test]
+    fn patterns_with_either_separator() {
+        let filter = filter_from_mixed("a/*.+.b%2E/>").unwrap();
+        assert_eq!(filter.to_string(), "a/+/+/b./#");
+        assert_eq!(filter_to_mixed(&filter), "a.*.*.b%2E.#");
+        assert_eq!(filter_from_mixed(""), Err(FilterError::Empty));
+        assert_eq!(filter_from_mixed("\0"), Err(FilterError::Nul));
+    }
+
+    #[test]
+    fn wildcards_are_taken_out_of_topics() {
+        assert_eq!(without_wildcards("c++/#1"), "c%2B%2B/%231");
+    }
+
+    /// Texts made of the pieces that matter, and arbitrary ones.
+    fn texts() -> impl Strategy<Value = String> {
+        let pieces =
+            prop::sample::select(&["/", ".", "%", "25", "2E", "2F", "2", "5", "E", "F", "x", "é"][..]);
+        prop_oneof![prop::collection::vec(pieces, 0..20).prop_map(|pieces| pieces.concat()), any::<String>()]
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_comes_back(text in texts()) {
+            let (dotted, core) = (dotted_from_core(&text), core_from_dotted(&text));
+            prop_assert_eq!(core_from_dotted(&dotted), text.as_str());
+            prop_assert_eq!(dotted_from_core(&core), text.as_str());
+            let mixed = mixed_from_core(&text);
+            prop_assert_eq!(core_from_mixed(&mixed), text.as_str());
+        }
+
+        #[test]
+        fn words_stay_words(text in texts()) {
+            let dotted = dotted_from_core(&text);
+            prop_assert_eq!(dotted.split('.').count(), text.split('/').count());
+            for (core, dotted) in text.split('/').zip(dotted.split('.')) {
+                prop_assert_eq!(dotted_from_core(core), dotted);
+            }
+        }
+    }
+}

@@ -57,3 +57,45 @@ impl QueueSpec {
         difference(&self.arguments, &other.arguments, &subject)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Value;
+
+    fn with(arguments: &[(&str, Value)]) -> QueueSpec {
+        let arguments = arguments.iter().map(|(name, value)| ((*name).into(), value.clone())).collect();
+        QueueSpec { arguments, ..QueueSpec::default() }
+    }
+
+    fn check(current: &QueueSpec, received: &QueueSpec, expected: Result<(), &str>) {
+        let expected = expected.map_err(|text| {
+            let (name, rest) = text.split_once(": ").unwrap();
+            format!("inequivalent arg '{name}' for queue 'q' in vhost '/': {rest}")
+        });
+        assert_eq!(current.same_declaration(received, "q", "/"), expected);
+    }
+
+    #[test]
+    fn declared_again() {
+        let plain = QueueSpec::default();
+        let durable = QueueSpec { durable: true, ..QueueSpec::default() };
+        check(&plain, &plain, Ok(()));
+        check(&plain, &durable, Err("durable: received 'true' but current is 'false'"));
+        let ttl = |value| with(&[("x-message-ttl", value)]);
+        check(&ttl(Value::U8(60)), &ttl(Value::I64(60)), Ok(()));
+        let text = "x-message-ttl: received '61' but current is '60'";
+        check(&ttl(Value::U8(60)), &ttl(Value::U8(61)), Err(text));
+        check(&plain, &ttl(Value::U8(1)), Err("x-message-ttl: received '1' but current is none"));
+        check(&ttl(Value::U8(1)), &plain, Err("x-message-ttl: received none but current is '1'"));
+    }
+
+    #[test]
+    fn the_classic_type_is_the_default() {
+        let kind = |name| with(&[("x-queue-type", Value::from(name))]);
+        check(&QueueSpec::default(), &kind("classic"), Ok(()));
+        check(&kind("classic"), &QueueSpec::default(), Ok(()));
+        let text = "x-queue-type: received 'quorum' but current is none";
+        check(&kind("classic"), &kind("quorum"), Err(text));
+    }
+}
