@@ -1,0 +1,103 @@
+//! Queue arguments given as headers of SUBSCRIBE and SEND, with RabbitMQ's names.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use mynah_core::Value;
+use mynah_core::queue::{Overflow, QueueSpec};
+
+use crate::codec::{Frame, number};
+use crate::reason::Fault;
+
+/// Whether a header speaks to the broker about the queue, not to the receiver.
+pub(crate) fn is_queue_argument(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("x-") else { return false };
+    matches!(
+        rest,
+        "dead-letter-exchange"
+            | "dead-letter-routing-key"
+            | "expires"
+            | "message-ttl"
+            | "max-length"
+            | "max-length-bytes"
+            | "max-message-bytes"
+            | "max-priority"
+            | "overflow"
+            | "delivery-limit"
+            | "single-active-consumer"
+            | "queue-type"
+    )
+}
+
+/// The policy a queue is made with if it does not exist, and whether the client said anything about it.
+///
+/// # Errors
+/// A value that cannot be used.
+pub(crate) fn queue_spec(frame: &Frame<'_>, durable: bool) -> Result<(QueueSpec, bool), Fault> {
+    let mut spec = QueueSpec { durable, ..QueueSpec::default() };
+    let mut said = false;
+    for (name, value) in frame.headers() {
+        let value = frame.text(value);
+        said |= argument(&mut spec, name, &value)?;
+    }
+    Ok((spec, said))
+}
+
+fn argument(spec: &mut QueueSpec, name: &str, value: &str) -> Result<bool, Fault> {
+    let millis = || parsed::<u64>(name, value, "milliseconds, in digits").map(Duration::from_millis);
+    let count = || parsed::<u64>(name, value, "a number, in digits");
+    match name {
+        "x-dead-letter-exchange" => spec.dead_letter_exchange = Some(value.into()),
+        "x-dead-letter-routing-key" => spec.dead_letter_key = Some(value.into()),
+        "x-expires" => spec.expires = Some(millis()?),
+        "x-message-ttl" => spec.message_ttl = Some(millis()?),
+        "x-max-length" => spec.max_messages = Some(count()?),
+        "x-max-length-bytes" => spec.max_bytes = Some(count()?),
+        "x-max-message-bytes" => spec.max_message_bytes = Some(count()?),
+        "x-max-priority" => spec.max_priority = Some(parsed(name, value, "a number from 0 to 255")?),
+        "x-delivery-limit" => spec.delivery_limit = Some(parsed(name, value, "a number, 0 for no limit")?),
+        "x-single-active-consumer" => spec.single_active_consumer = flag(name, value)?,
+        "x-overflow" => {
+            spec.overflow = match value.trim() {
+                "drop-head" => Overflow::DropHead,
+                "reject-publish" => Overflow::RejectPublish,
+                "reject-publish-dlx" => Overflow::DeadLetter,
+                _ => {
+                    let expected = "drop-head, reject-publish or reject-publish-dlx";
+                    return Err(Fault::bad_value(name, value, expected));
+                }
+            }
+        }
+        "x-queue-type" => {}
+        "auto-delete" => {
+            spec.auto_delete = flag(name, value)?;
+            return Ok(true);
+        }
+        _ => return Ok(false),
+    }
+    if !spec.arguments.iter().any(|(own, _)| &**own == name) {
+        spec.arguments.push((name.into(), argument_value(value)));
+    }
+    Ok(true)
+}
+
+/// As a client with types would have declared it, so that both declarations are equal.
+fn argument_value(text: &str) -> Value {
+    match text.trim() {
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        digits => number::<i64>(digits).map_or_else(|| Value::from(text), Value::I64),
+    }
+}
+
+fn parsed<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T, Fault> {
+    number(value).ok_or_else(|| Fault::bad_value(name, value, expected))
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, Fault> {
+    match value.trim() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Fault::bad_value(name, value, "true or false")),
+    }
+}
