@@ -8,10 +8,10 @@ import collections
 import socket
 
 import proton
-from proton import Delivery, Link, Message, symbol
+from proton import ConnectionException, Delivery, Message, symbol
 from proton.handlers import MessagingHandler
 from proton.reactor import AtLeastOnce, AtMostOnce, DurableSubscription
-from proton.utils import BlockingConnection, ConnectionException, LinkDetached, SendException
+from proton.utils import BlockingConnection, LinkDetached, SendException
 
 from support.clients.common import Nothing, Props, Received, Refused, death_from_flat
 from support.names import fresh
@@ -60,6 +60,20 @@ class _Inbox(MessagingHandler):
             raise LinkDetached(event.link)
 
 
+class SessionEnded(proton.ProtonException):
+    """The peer ended the session with an error."""
+
+
+class _Connection(BlockingConnection):
+    """Notices an ended session, which the library's own blocking connection waits out."""
+
+    def on_session_remote_close(self, event):
+        if event.session.state & proton.Endpoint.LOCAL_ACTIVE:
+            event.session.close()
+            if not self.closing:
+                raise SessionEnded(f"session ended: {event.session.remote_condition}")
+
+
 class Amqp10Client:
     def __init__(self, broker, user="guest", password="guest", anonymous=False, container_id=None, **options):
         login = {"allowed_mechs": "ANONYMOUS"} if anonymous else {"user": user, "password": password}
@@ -70,7 +84,7 @@ class Amqp10Client:
             container = Container()
             container.container_id = container_id
         login.setdefault("allowed_mechs", "PLAIN")
-        self.connection = BlockingConnection(
+        self.connection = _Connection(
             f"amqp://{broker.host}:{broker.ports['amqp']}",
             timeout=PATIENCE,
             container=container,
@@ -140,7 +154,7 @@ class Amqp10Client:
                 self._pump()
         except SendException as error:
             raise Refused(str(error.state)) from None
-        except (LinkDetached, ConnectionException) as error:
+        except (LinkDetached, ConnectionException, SessionEnded) as error:
             self.senders.clear()
             raise Refused(str(error)) from None
 
@@ -258,4 +272,4 @@ def _plain(value):
     return str(value)
 
 
-__all__ = ["Amqp10Client", "Link", "address"]
+__all__ = ["Amqp10Client", "address"]

@@ -34,6 +34,7 @@ OWN_HEADERS = {
     "delivery-count",
     "timestamp",
     "receipt",
+    "retained",
 }
 
 
@@ -183,7 +184,7 @@ class StompClient:
             redelivered=None if redelivered is None else redelivered == "true",
             attempts=number("delivery-count"),
             death=death_from_flat(headers.get),
-            retained=None,
+            retained=headers.get("retained") == "true",
             raw=frame,
         )
 
