@@ -1,1 +1,33 @@
-//! Runs queues: routing table, sessions, retained messages, policies, transactions, access
+//! Runs queues: routing table, sessions, retained messages, policies, transactions, access.
+//!
+//! # Layout
+//!
+//! - [`Broker`] holds virtual hosts ([`VirtualHost`]) and connections; [`ConnectionHost`] is what a connection sees of it
+//! - the hot path: [`batch`] (runs), [`routing`] (routes and their caches), [`inbox`], [`queues`]
+//! - the rest: [`sessions`], [`retained`], [`access`], [`timers`], [`metrics`], [`operator`]
+//!
+//! Never: a socket, HTTP, a concrete protocol or store.
+
+pub mod access;
+pub mod batch;
+mod broker;
+mod config;
+pub mod connections;
+pub mod host;
+pub mod inbox;
+pub mod limits;
+pub mod metrics;
+pub mod operator;
+pub mod pool;
+pub mod queues;
+pub mod retained;
+pub mod routing;
+pub mod sessions;
+pub mod timers;
+mod virtual_host;
+
+pub use broker::{Broker, Shared};
+pub use config::{Anonymous, AuthConfig, BrokerConfig, Password, QueueConfig, User};
+pub use host::{ConnectionHost, Turn};
+pub use inbox::{Inbox, Taken};
+pub use virtual_host::{CLIENT_EXCHANGE, TOPIC_EXCHANGE, VirtualHost};

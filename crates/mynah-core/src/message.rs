@@ -270,7 +270,7 @@ impl Message {
     pub fn original(&self, format: Format) -> Option<&Bytes> {
         match &self.content {
             Content::Encoded(original) if original.format == format => Some(&original.bytes),
-            _ => None,
+            Content::None | Content::Decoded(_) | Content::Encoded(_) => None,
         }
     }
 

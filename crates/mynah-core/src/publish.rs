@@ -59,7 +59,7 @@ impl<'a> PublishRef<'a> {
     pub fn original(&self, format: Format) -> Option<&'a [u8]> {
         match self.content {
             ContentRef::Encoded { format: own, bytes, .. } if own == format => Some(bytes),
-            _ => None,
+            ContentRef::None | ContentRef::Decoded(_) | ContentRef::Encoded { .. } => None,
         }
     }
 

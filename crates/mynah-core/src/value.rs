@@ -37,6 +37,7 @@ pub enum Value {
     Described(Box<(Self, Self)>),
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "each accessor answers for the few kinds it knows")]
 impl Value {
     /// The text of a string or symbol.
     #[must_use]

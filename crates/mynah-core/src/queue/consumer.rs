@@ -120,6 +120,11 @@ impl<S> Consumer<S> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn log_len(&self) -> usize {
+        self.log.len()
+    }
+
     /// Everything it holds, in the order of the queue.
     pub(super) fn let_go_all(&mut self, slot: u32, unsettled: &mut Unsettled) -> Vec<Entry> {
         self.unsettled = 0;

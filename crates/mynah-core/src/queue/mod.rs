@@ -8,10 +8,14 @@
 
 mod consumer;
 mod dispatch;
+#[cfg(test)]
+mod model;
 mod ready;
 mod ring;
 mod settle;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod unsettled;
 
 use std::collections::VecDeque;

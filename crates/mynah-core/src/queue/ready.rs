@@ -317,6 +317,11 @@ impl Ready {
         self.expiries.peek().map(|Reverse((at, _, _))| *at)
     }
 
+    #[cfg(test)]
+    pub(super) fn expiries_len(&self) -> usize {
+        self.expiries.len()
+    }
+
     /// All in delivery order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         (0..self.levels.len()).rev().flat_map(|level| self.iter_level(level, 0))

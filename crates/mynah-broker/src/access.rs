@@ -1,0 +1,176 @@
+//! Who may connect, and what they may do. One function answers for every way a message can take.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use argon2::{Argon2, PasswordHash, PasswordVerifier};
+use mynah_core::AddressRef;
+use mynah_core::protocol::{Refusal, RefusalKind};
+use parking_lot::Mutex;
+
+use crate::config::{Anonymous, AuthConfig, Password, User};
+use crate::limits::VERIFIED_PASSWORDS_MAX;
+
+/// The name of those who did not give one.
+pub const ANONYMOUS: &str = "anonymous";
+
+#[derive(Debug)]
+pub struct Access {
+    anonymous: Anonymous,
+    users: HashMap<String, User>,
+    // Two keyed hashes of user and password that were verified before: argon2 is slow on purpose, once is enough.
+    verified: Mutex<HashMap<u64, u64>>,
+    keys: (RandomState, RandomState),
+}
+
+/// What is known at once about a login.
+#[derive(Debug)]
+pub enum Login {
+    Yes(Arc<str>),
+    No(Refusal),
+    /// The hash has to be computed; do it away from the task that reads sockets.
+    Verify {
+        hash: String,
+    },
+}
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Publish,
+    Consume,
+}
+
+impl Access {
+    #[must_use]
+    pub fn new(config: &AuthConfig) -> Self {
+        Self {
+            anonymous: config.anonymous,
+            users: config.users.iter().map(|user| (user.name.clone(), user.clone())).collect(),
+            verified: Mutex::default(),
+            keys: (RandomState::new(), RandomState::new()),
+        }
+    }
+
+    #[must_use]
+    pub fn anonymous(&self, peer: SocketAddr) -> Login {
+        let allowed = match self.anonymous {
+            Anonymous::Never => false,
+            Anonymous::Loopback => peer.ip().to_canonical().is_loopback(),
+            Anonymous::Always => true,
+        };
+        if allowed {
+            return Login::Yes(ANONYMOUS.into());
+        }
+        Login::No(Refusal::new(
+            RefusalKind::Unauthenticated,
+            "anonymous connections are not allowed from here: give a user and a password (auth.anonymous)",
+        ))
+    }
+
+    #[must_use]
+    pub fn password(&self, peer: SocketAddr, name: &str, password: &[u8]) -> Login {
+        let Some(user) = self.users.get(name) else { return Login::No(wrong()) };
+        if user.loopback_only && !peer.ip().to_canonical().is_loopback() {
+            return Login::No(Refusal::new(
+                RefusalKind::Unauthenticated,
+                format!("user '{name}' may only connect from this machine"),
+            ));
+        }
+        match &user.password {
+            Password::Clear(expected) => {
+                if same(expected.as_bytes(), password) {
+                    Login::Yes(name.into())
+                } else {
+                    Login::No(wrong())
+                }
+            }
+            Password::Hash(hash) => {
+                let known = self.verified.lock().get(&self.keys.0.hash_one((name, password))).copied();
+                if known == Some(self.keys.1.hash_one((name, password, hash))) {
+                    return Login::Yes(name.into());
+                }
+                Login::Verify { hash: hash.clone() }
+            }
+        }
+    }
+
+    /// Computes the hash: tens of milliseconds of one core.
+    ///
+    /// # Errors
+    /// The password is wrong.
+    pub fn verify(&self, name: &str, password: &[u8], hash: &str) -> Result<Arc<str>, Refusal> {
+        let parsed = PasswordHash::new(hash).map_err(|_| wrong())?;
+        Argon2::default().verify_password(password, &parsed).map_err(|_| wrong())?;
+        let mut verified = self.verified.lock();
+        if verified.len() >= VERIFIED_PASSWORDS_MAX {
+            verified.clear();
+        }
+        verified.insert(self.keys.0.hash_one((name, password)), self.keys.1.hash_one((name, password, hash)));
+        Ok(name.into())
+    }
+
+    /// Whether a user may do this; the one place that is asked for live, retained, dead-lettered and HTTP traffic.
+    ///
+    /// # Errors
+    /// `Forbidden`, with what to change.
+    pub fn authorise(&self, _user: &str, action: Action, address: AddressRef<'_>) -> Result<(), Refusal> {
+        let reserved = match (action, address) {
+            // What the broker says about itself, only it says.
+            (Action::Publish, AddressRef::Topic(topic)) => topic.starts_with("$SYS/"),
+            // A client's own address is nobody else's to listen to.
+            (Action::Consume, AddressRef::Topic(topic)) => topic.starts_with("$P2P/"),
+            _ => false,
+        };
+        if reserved {
+            return Err(Refusal::new(
+                RefusalKind::Forbidden,
+                format!("{address} is reserved for the broker"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn wrong() -> Refusal {
+    Refusal::new(RefusalKind::Unauthenticated, "unknown user or wrong password")
+}
+
+/// Compares without telling by the time it takes where the difference is.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        let user = |name: &str, password, loopback_only| User { name: name.into(), password, loopback_only };
+        // Cheap parameters: the test is about the decision, not the cost.
+        let hash = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$";
+        Access::new(&AuthConfig {
+            anonymous: Anonymous::Loopback,
+            users: vec![
+                user("guest", Password::Clear("guest".into()), true),
+                user("hashed", Password::Hash(hash.into()), false),
+            ],
+        })
+    }
+
+    #[test]
+    fn guest_and_anonymous_only_from_here() {
+        let access = access();
+        let (here, there) = ("127.0.0.1:1".parse().unwrap(), "192.0.2.1:1".parse().unwrap());
+        assert!(matches!(access.anonymous(here), Login::Yes(_)));
+        assert!(matches!(access.anonymous(there), Login::No(_)));
+        assert!(matches!(access.password(here, "guest", b"guest"), Login::Yes(_)));
+        assert!(matches!(access.password(there, "guest", b"guest"), Login::No(_)));
+        assert!(matches!(access.password(here, "guest", b"wrong"), Login::No(_)));
+        assert!(matches!(access.password(here, "nobody", b"guest"), Login::No(_)));
+        assert!(matches!(access.password(here, "hashed", b"x"), Login::Verify { .. }));
+        assert!(access.verify("hashed", b"x", "not a hash").is_err());
+    }
+}

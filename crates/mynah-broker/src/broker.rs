@@ -1,0 +1,223 @@
+//! The broker: virtual hosts, connections, and what is done when nobody is connected.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use dashmap::DashMap;
+use mynah_core::protocol::Peer;
+use mynah_core::{Address, Message};
+
+use crate::access::Access;
+use crate::batch::Batch;
+use crate::config::BrokerConfig;
+use crate::connections::ConnectionInfo;
+use crate::metrics::{Metrics, ProtocolCounters};
+use crate::queues::{QueueHandle, QueueKind};
+use crate::timers::{Due, Timers};
+use crate::virtual_host::VirtualHost;
+
+/// What all virtual hosts share.
+#[derive(Debug)]
+pub struct Shared {
+    pub config: BrokerConfig,
+    pub access: Access,
+    pub metrics: Metrics,
+    pub timers: Timers,
+    /// Counters of what nobody's connection causes.
+    pub own_counters: Arc<ProtocolCounters>,
+}
+
+#[derive(Debug)]
+pub struct Broker {
+    pub shared: Arc<Shared>,
+    pub hosts: DashMap<Arc<str>, Arc<VirtualHost>>,
+    pub connections: DashMap<u64, Arc<ConnectionInfo>>,
+    pub started: Instant,
+    default_host: Arc<VirtualHost>,
+    numbers: AtomicU64,
+}
+
+impl Broker {
+    /// Must be called within a tokio runtime: it starts the timer task, which ends with the broker.
+    ///
+    /// # Errors
+    /// The metrics cannot be registered.
+    pub fn start(config: BrokerConfig) -> Result<Arc<Self>, prometheus::Error> {
+        let metrics = Metrics::new()?;
+        let own_counters = metrics.protocol("broker");
+        let access = Access::new(&config.auth);
+        let names = config.virtual_hosts.clone();
+        let shared = Arc::new(Shared { config, access, metrics, timers: Timers::default(), own_counters });
+        let default_host = VirtualHost::new("/", Arc::clone(&shared));
+        let hosts = DashMap::new();
+        hosts.insert(Arc::clone(&default_host.name), Arc::clone(&default_host));
+        for name in names.iter().filter(|name| *name != "/") {
+            let host = VirtualHost::new(name, Arc::clone(&shared));
+            hosts.insert(Arc::clone(&host.name), host);
+        }
+        let broker = Arc::new(Self {
+            shared,
+            hosts,
+            connections: DashMap::new(),
+            started: Instant::now(),
+            default_host,
+            numbers: AtomicU64::new(1),
+        });
+        tokio::spawn(Timers::run(Arc::downgrade(&broker)));
+        Ok(broker)
+    }
+
+    #[must_use]
+    pub fn default_host(&self) -> &Arc<VirtualHost> {
+        &self.default_host
+    }
+
+    #[must_use]
+    pub fn host(&self, name: &str) -> Option<Arc<VirtualHost>> {
+        self.hosts.get(name).map(|host| Arc::clone(&host))
+    }
+
+    /// A number for a new connection.
+    #[must_use]
+    pub fn next_connection(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A connection has begun to speak a protocol.
+    pub(crate) fn register(&self, peer: &Peer, info: &Arc<ConnectionInfo>) {
+        self.connections.insert(peer.connection, Arc::clone(info));
+        info.counters.connections.inc();
+        info.counters.connections_opened.inc();
+    }
+
+    pub(crate) fn unregister(&self, info: &ConnectionInfo) {
+        if self.connections.remove(&info.number).is_some() {
+            info.counters.connections.dec();
+        }
+    }
+
+    /// Publishes in the broker's own name: wills, operators' messages. Answers the number of targets.
+    pub fn publish(&self, host: &VirtualHost, message: &Message, address: &Address) -> u32 {
+        let now = Instant::now();
+        let mut batch = self.own_batch();
+        let targets = batch.publish_message(host, now, message, address);
+        batch.finish(host, now);
+        batch.end();
+        targets
+    }
+
+    pub(crate) fn own_batch(&self) -> Batch {
+        Batch::new(Arc::clone(&self.shared.own_counters))
+    }
+
+    pub(crate) fn on_due(&self, due: Vec<Due>, now: Instant) {
+        for entry in due {
+            match entry {
+                Due::Messages(host, queue) => {
+                    if let (Some(host), Some(queue)) = (self.host(&host), queue.upgrade()) {
+                        self.expire_messages(&host, &queue, now);
+                    }
+                }
+                Due::Unused(host, queue) => {
+                    if let (Some(host), Some(queue)) = (self.host(&host), queue.upgrade()) {
+                        self.expire_queue(&host, &queue, now);
+                    }
+                }
+                Due::Client { host, client, absence } => {
+                    if let (Some(host), Some(client)) = (self.host(&host), client.upgrade()) {
+                        let mut batch = self.own_batch();
+                        host.on_client_due(&mut batch, &client, absence, now);
+                        batch.finish(&host, now);
+                        batch.end();
+                    }
+                }
+            }
+        }
+    }
+
+    fn expire_messages(&self, host: &VirtualHost, queue: &Arc<QueueHandle>, now: Instant) {
+        let mut batch = self.own_batch();
+        let mut guarded = queue.lock();
+        guarded.armed = None;
+        guarded.machine.expire(now, &mut batch.effects);
+        let next = guarded.arm();
+        drop(guarded);
+        if let Some(at) = next {
+            self.shared.timers.add_messages(at, host, queue);
+        }
+        batch.collect(queue);
+        batch.finish(host, now);
+        batch.end();
+    }
+
+    fn expire_queue(&self, host: &VirtualHost, queue: &Arc<QueueHandle>, now: Instant) {
+        let guarded = queue.lock();
+        let Some(after) = guarded.machine.spec().expires else { return };
+        let due = guarded.unused_since + after;
+        let used = guarded.machine.consumers() > 0;
+        drop(guarded);
+        if queue.is_deleted() {
+            return;
+        }
+        if used || due > now {
+            let next = if used { now + after } else { due };
+            self.shared.timers.queue_unused(next, host, queue);
+            return;
+        }
+        let mut batch = self.own_batch();
+        host.delete_queue(&mut batch, queue, now);
+        batch.finish(host, now);
+        batch.end();
+    }
+}
+
+impl VirtualHost {
+    /// Takes a queue off the register; its consumers are told, its messages are forgotten. Answers how many.
+    pub fn delete_queue(&self, batch: &mut Batch, queue: &Arc<QueueHandle>, now: Instant) -> u64 {
+        use mynah_core::protocol::Notice;
+        if !queue.mark_deleted() {
+            return 0;
+        }
+        self.queues.remove_if(&queue.name, |_, known| Arc::ptr_eq(known, queue));
+        self.forget_bindings(queue);
+        let mut guarded = queue.lock();
+        let messages = guarded.machine.drain_all().len() as u64;
+        let consumers: Vec<_> =
+            guarded.machine.sinks().map(|(key, inbox)| (key.consumer, Arc::clone(inbox))).collect();
+        for (key, ..) in guarded.machine.consumer_stats() {
+            guarded.machine.detach(now, key, false, false, &mut batch.effects);
+        }
+        // Whatever detaching had to say about messages is void: they are gone with the queue.
+        batch.effects.clear();
+        guarded.machine.drain_all();
+        drop(guarded);
+        if queue.kind != QueueKind::Session {
+            for (consumer, inbox) in consumers {
+                if inbox.push_notice(Notice::Cancelled { consumer }).wake {
+                    batch.touched.push(inbox);
+                }
+            }
+        }
+        messages
+    }
+
+    /// Takes the queue's bindings out of the tables; the queue knows where they are.
+    fn forget_bindings(&self, queue: &Arc<QueueHandle>) {
+        use crate::routing::{BindingTarget, Subscription};
+        let (filters, in_exchanges) = queue.take_bindings();
+        let mut tables = self.routes.write();
+        for filter in filters {
+            tables.topics.remove(
+                &filter,
+                |known| matches!(known, Subscription::Queue { queue: other, .. } if Arc::ptr_eq(other, queue)),
+            );
+        }
+        if in_exchanges {
+            let target = BindingTarget::Queue(Arc::clone(&queue.name));
+            for exchange in tables.exchanges.values_mut() {
+                exchange.remove_destination(&target);
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What one connection sees of the broker.
+//!
+//! [`ConnectionHost`] is what lasts: small, because there may be a hundred thousand of them. [`Turn`] is one poll of the connection's
+//! task, with the thread's batch: it is the `Host` that the protocol talks to.
+
+mod consume;
+mod define;
+mod session;
+mod settle;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use mynah_core::protocol::{
+    Change, Credentials, End, Farewell, Host, Peer, Refusal, RefusalKind, Reply, SessionSpec, SessionTerms,
+    Source, Step, Ticket, Will,
+};
+use mynah_core::{ConsumerId, DeliveryTag, Outcome, PublishRef, TransactionId};
+
+use crate::access::{ANONYMOUS, Action, Login};
+use crate::batch::Batch;
+use crate::broker::Broker;
+use crate::connections::ConnectionInfo;
+use crate::inbox::Inbox;
+use crate::metrics::ProtocolCounters;
+use crate::pool;
+use crate::routing::Route;
+use crate::sessions::Client;
+use crate::virtual_host::VirtualHost;
+
+pub(crate) use consume::Consumer;
+use settle::Staged;
+
+/// The lasting part of a connection's view of the broker.
+#[derive(Debug)]
+pub struct ConnectionHost {
+    pub broker: Arc<Broker>,
+    pub host: Arc<VirtualHost>,
+    pub inbox: Arc<Inbox>,
+    pub info: Arc<ConnectionInfo>,
+    /// Bytes for the peer.
+    pub wire: BytesMut,
+    pub closing: Option<Farewell>,
+    last_route: Option<Arc<Route>>,
+    /// Sorted by number.
+    consumers: Vec<(ConsumerId, Consumer)>,
+    client: Option<Arc<Client>>,
+    terms: Option<SessionTerms>,
+    will: Option<Box<Will>>,
+    rare: Option<Box<Rare>>,
+    finished: bool,
+}
+
+/// What few connections have.
+#[derive(Debug, Default)]
+struct Rare {
+    transactions: HashMap<TransactionId, Vec<Staged>>,
+    congested: Vec<Arc<Inbox>>,
+    parked: Option<Bytes>,
+    /// Queues that are exclusive to this connection.
+    exclusive: Vec<Arc<str>>,
+    /// Consumers that ended but may still settle.
+    lingering: Vec<(ConsumerId, Consumer)>,
+}
+
+/// One poll of a connection's task.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    pub host: &'a mut ConnectionHost,
+    pub batch: &'a mut Batch,
+    pub now: Instant,
+}
+
+impl ConnectionHost {
+    #[must_use]
+    pub fn new(broker: &Arc<Broker>, peer: &Peer, counters: &Arc<ProtocolCounters>, now: Instant) -> Self {
+        let inbox = Inbox::new(peer.connection, broker.shared.config.inbox_bytes_max);
+        let info = ConnectionInfo::new(peer.clone(), Arc::clone(&inbox), Arc::clone(counters), now);
+        broker.register(peer, &info);
+        Self {
+            broker: Arc::clone(broker),
+            host: Arc::clone(broker.default_host()),
+            inbox,
+            info,
+            wire: BytesMut::new(),
+            closing: None,
+            last_route: None,
+            consumers: Vec::new(),
+            client: None,
+            terms: None,
+            will: None,
+            rare: None,
+            finished: false,
+        }
+    }
+
+    /// Begins a turn; [`Turn::finish`] must end it.
+    pub fn turn<'a>(&'a mut self, batch: &'a mut Batch, now: Instant) -> Turn<'a> {
+        batch.begin(&self.inbox, &self.info.counters, self.last_route.take());
+        Turn { host: self, batch, now }
+    }
+
+    /// Whether a receiver this connection publishes to is congested: do not read until it says otherwise.
+    pub fn is_paused(&mut self) -> bool {
+        let Some(rare) = self.rare.as_deref_mut() else { return false };
+        rare.congested.retain(|inbox| inbox.is_congested());
+        !rare.congested.is_empty()
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+}
+
+impl Turn<'_> {
+    /// Hands everything over and wakes the receivers.
+    pub fn finish(mut self) {
+        self.flush_settlements();
+        self.batch.finish(&self.host.host, self.now);
+        if !self.batch.congested.is_empty() {
+            let rare = self.host.rare();
+            rare.congested.append(&mut self.batch.congested);
+            rare.congested.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        }
+        self.host.info.count(self.batch.meter.received, self.batch.meter.delivered);
+        self.host.last_route = self.batch.end();
+    }
+
+    fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        // Replies come in the order of the requests: what is still in the run is answered first.
+        self.batch.flush(&self.host.host, self.now);
+        self.batch.replies.push((ticket, reply));
+    }
+
+    fn reply_or_refuse(&mut self, ticket: Ticket, result: Result<Reply, Refusal>) {
+        self.reply(ticket, result.unwrap_or_else(Reply::Refused));
+    }
+
+    fn user(&self) -> &str {
+        self.host.info.user().map_or(ANONYMOUS, |user| user)
+    }
+}
+
+impl Host for Turn<'_> {
+    fn wire(&mut self) -> &mut BytesMut {
+        if self.host.wire.capacity() == 0 {
+            self.host.wire = pool::take_buffer();
+        }
+        &mut self.host.wire
+    }
+
+    fn authenticate(&mut self, ticket: Ticket, credentials: Credentials<'_>) {
+        let peer = self.host.info.peer.address;
+        let access = &self.host.broker.shared.access;
+        let login = match credentials {
+            Credentials::Anonymous => access.anonymous(peer),
+            Credentials::Password { user, password } => access.password(peer, user, password),
+        };
+        let result = match login {
+            Login::Yes(user) => {
+                self.host.info.set_user(Arc::clone(&user));
+                Ok(Reply::Authenticated { user })
+            }
+            Login::No(refusal) => {
+                self.host.info.counters.authentication_failures.inc();
+                Err(refusal)
+            }
+            Login::Verify { hash } => {
+                if let Credentials::Password { user, password } = credentials {
+                    session::verify_later(self.host, ticket, user, password, hash);
+                }
+                return;
+            }
+        };
+        self.reply_or_refuse(ticket, result);
+    }
+
+    fn open(&mut self, ticket: Ticket, session: SessionSpec<'_>) {
+        self.open_session(ticket, session);
+    }
+
+    fn publish(&mut self, ticket: Option<Ticket>, publish: &PublishRef<'_>) {
+        self.batch.meter.received += 1;
+        let refusal = if publish.size() > self.host.broker.shared.config.message_bytes_max {
+            Some(Refusal::new(
+                RefusalKind::TooLarge,
+                "the message is larger than the broker takes (limits.message_bytes_max)",
+            ))
+        } else {
+            self.host.broker.shared.access.authorise(self.user(), Action::Publish, publish.address).err()
+        };
+        if let Some(refusal) = refusal {
+            if let Some(ticket) = ticket {
+                self.reply(ticket, Reply::Refused(refusal));
+            }
+            return;
+        }
+        if let Some(transaction) = publish.transaction {
+            self.stage_publish(ticket, transaction, publish);
+            return;
+        }
+        self.batch.publish(&self.host.host, self.now, ticket, publish);
+    }
+
+    fn attach(&mut self, ticket: Ticket, consumer: ConsumerId, source: Source<'_>) {
+        self.flush_settlements();
+        let result = self.attach_consumer(consumer, &source);
+        self.reply_or_refuse(ticket, result);
+    }
+
+    fn flow(&mut self, consumer: ConsumerId, credit: u32, drain: bool) {
+        self.flush_settlements();
+        self.grant(consumer, credit, drain);
+    }
+
+    fn settle(
+        &mut self,
+        consumer: ConsumerId,
+        tags: &[DeliveryTag],
+        outcome: &Outcome,
+        transaction: Option<TransactionId>,
+    ) {
+        self.settle_deliveries(consumer, tags, outcome, transaction);
+    }
+
+    fn detach(&mut self, ticket: Ticket, consumer: ConsumerId, end: End) {
+        self.flush_settlements();
+        let existed = self.detach_consumer(consumer, end);
+        self.reply(ticket, Reply::Detached { existed });
+    }
+
+    fn define(&mut self, ticket: Ticket, change: Change<'_>) {
+        // What was published before must be there before a queue is purged or deleted.
+        self.batch.flush(&self.host.host, self.now);
+        self.flush_settlements();
+        let result = self.change(&change);
+        self.reply_or_refuse(ticket, result);
+    }
+
+    fn transact(&mut self, ticket: Ticket, step: Step) {
+        self.batch.flush(&self.host.host, self.now);
+        self.flush_settlements();
+        let result = self.transaction(step);
+        self.reply_or_refuse(ticket, result);
+    }
+
+    fn park(&mut self, state: Bytes) {
+        self.host.rare().parked = Some(state);
+    }
+
+    fn close(&mut self, farewell: Farewell) {
+        self.host.closing = Some(farewell);
+    }
+}

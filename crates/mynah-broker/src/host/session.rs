@@ -1,0 +1,370 @@
+//! Opening, taking over, leaving and coming back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mynah_core::ConsumerId;
+use mynah_core::protocol::{
+    CreditMode, Expiry, Farewell, Opened, Refusal, RefusalKind, Reply, Role, SessionSpec, SessionTerms,
+    Ticket, Will,
+};
+use mynah_core::queue::{ConsumerKey, ConsumerTerms, QueueSpec};
+
+use super::consume::{Consumer, add_session_subscription, remove_session_subscription};
+use super::{ConnectionHost, Turn};
+use crate::batch::Batch;
+use crate::connections::About;
+use crate::inbox::Inbox;
+use crate::limits::VERIFICATIONS_MAX;
+use crate::queues::QueueKind;
+use crate::sessions::{Client, ClientState, PendingOpen, Session};
+use crate::timers::Due;
+use crate::virtual_host::VirtualHost;
+
+/// Computes a password's hash away from the task that reads sockets, and answers through the inbox.
+pub(super) fn verify_later(host: &ConnectionHost, ticket: Ticket, user: &str, password: &[u8], hash: String) {
+    static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(VERIFICATIONS_MAX);
+    let (user, password) = (user.to_owned(), password.to_vec());
+    let shared = Arc::clone(&host.broker.shared);
+    let info = Arc::clone(&host.info);
+    tokio::spawn(async move {
+        let permit = TURNS.acquire().await;
+        let verified =
+            tokio::task::spawn_blocking(move || shared.access.verify(&user, &password, &hash)).await;
+        drop(permit);
+        let reply = match verified {
+            Ok(Ok(user)) => {
+                info.set_user(Arc::clone(&user));
+                Reply::Authenticated { user }
+            }
+            Ok(Err(refusal)) => {
+                info.counters.authentication_failures.inc();
+                Reply::Refused(refusal)
+            }
+            Err(_) => {
+                Reply::Refused(Refusal::new(RefusalKind::Unavailable, "the password could not be checked"))
+            }
+        };
+        if info.inbox.push_reply(ticket, reply).wake {
+            info.inbox.wake();
+        }
+    });
+}
+
+impl Turn<'_> {
+    pub(super) fn open_session(&mut self, ticket: Ticket, spec: SessionSpec<'_>) {
+        if let Some(name) = spec.virtual_host {
+            let Some(host) = self.host.broker.host(name) else {
+                let text = format!("vhost '{name}' not found");
+                self.reply(ticket, Reply::Refused(Refusal::new(RefusalKind::NotFound, text)));
+                return;
+            };
+            self.host.host = host;
+        }
+        let host = Arc::clone(&self.host.host);
+        let assign = spec.client_id.is_empty() && spec.session.is_some();
+        let client_id: Arc<str> =
+            if assign { host.generated_name("auto-").into() } else { spec.client_id.into() };
+        self.host.info.set_about(About {
+            protocol: spec.protocol,
+            client_id: Arc::clone(&client_id),
+            virtual_host: Arc::clone(&host.name),
+        });
+        self.host.will = spec.will.map(Box::new);
+        let Some(terms) = spec.session else {
+            let opened = Opened { present: false, client_id, parked: None, expiry: Expiry::AtEnd };
+            self.reply(ticket, Reply::Opened(Box::new(opened)));
+            return;
+        };
+        let terms =
+            SessionTerms { expiry: capped(terms.expiry, host.shared.config.session_expiry_max), ..terms };
+        self.host.terms = Some(terms);
+        loop {
+            let client = host.client(&client_id);
+            let mut state = client.lock();
+            if state.gone {
+                // It went away between looking it up and locking it.
+                continue;
+            }
+            self.host.client = Some(Arc::clone(&client));
+            if state.online.is_some() || state.pending.is_some() {
+                let pending = PendingOpen { inbox: Arc::clone(&self.host.inbox), ticket, terms };
+                let mut wake = state.wait_for_turn(pending);
+                self.batch.touched.append(&mut wake);
+                return;
+            }
+            let inbox = Arc::clone(&self.host.inbox);
+            let (opened, will) = host.enter(self.batch, &client, &mut state, &inbox, terms, self.now);
+            drop(state);
+            host.send_wills(self.batch, will, self.now);
+            self.reply(ticket, Reply::Opened(Box::new(opened)));
+            return;
+        }
+    }
+
+    /// The connection is gone: its consumers end, its will is sent, its session waits. Call it once, last.
+    pub fn leave(&mut self) {
+        if std::mem::replace(&mut self.host.finished, true) {
+            return;
+        }
+        self.flush_settlements();
+        let broker = Arc::clone(&self.host.broker);
+        broker.unregister(&self.host.info);
+        let failed = !matches!(self.host.closing, Some(Farewell::Clean { .. }));
+        for (id, consumer) in std::mem::take(&mut self.host.consumers) {
+            self.end_consumer(id, consumer, failed);
+        }
+        let rare = self.host.rare.take().map(|rare| *rare).unwrap_or_default();
+        for (id, consumer) in rare.lingering {
+            self.end_consumer(id, consumer, failed);
+        }
+        for name in rare.exclusive {
+            let host = Arc::clone(&self.host.host);
+            let mine = host.queue(&name).filter(|queue| queue.owner == Some(self.host.inbox.connection()));
+            if let Some(queue) = mine {
+                host.delete_queue(self.batch, &queue, self.now);
+            }
+        }
+        self.leave_session(rare.parked);
+        let wake = self.host.inbox.close();
+        wake.iter().for_each(|publisher| publisher.nudge());
+    }
+
+    fn end_consumer(&mut self, id: ConsumerId, consumer: Consumer, failed: bool) {
+        match consumer {
+            Consumer::Direct { filter } => {
+                let me = self.host.inbox.connection();
+                self.host.host.routes.unsubscribe(&filter, |subscription| subscription.is_of(me, id));
+            }
+            // The session goes on without the connection.
+            Consumer::Session => {}
+            Consumer::Queue(from) => self.detach_from_queue(id, &from, false, failed),
+        }
+    }
+
+    fn leave_session(&mut self, parked: Option<bytes::Bytes>) {
+        let host = Arc::clone(&self.host.host);
+        let will = self.host.will.take();
+        let (will, expiry) = match self.host.closing {
+            Some(Farewell::Clean { expiry }) => (None, expiry),
+            Some(Farewell::Abrupt { expiry }) => (will, expiry),
+            None => (will, None),
+        };
+        let (Some(client), Some(terms)) = (self.host.client.take(), self.host.terms) else {
+            host.send_wills(self.batch, will, self.now);
+            return;
+        };
+        let expiry = capped(expiry.unwrap_or(terms.expiry), host.shared.config.session_expiry_max);
+        let mut state = client.lock();
+        let online = state.online.as_ref().is_some_and(|inbox| Arc::ptr_eq(inbox, &self.host.inbox));
+        if !online {
+            // It never got its turn.
+            state.pending =
+                state.pending.take().filter(|pending| !Arc::ptr_eq(&pending.inbox, &self.host.inbox));
+            return;
+        }
+        state.online = None;
+        state.absence += 1;
+        if let Some(session) = state.session.as_deref_mut() {
+            session.parked = parked;
+            session.expiry = expiry;
+        }
+        host.session_left(self.batch, &mut state, self.host.inbox.connection(), self.now);
+        let ends_now = expiry == Expiry::AtEnd || state.session.is_none();
+        if ends_now {
+            host.end_session(self.batch, &mut state, self.now);
+        }
+        // Wills are sent when the client is unlocked: one may be addressed to this very client.
+        let mut wills = Vec::new();
+        match will {
+            Some(will) if will.delay.is_zero() || ends_now => wills.push(will),
+            Some(will) => {
+                state.will_at = Some(self.now + will.delay);
+                state.will = Some(will);
+            }
+            None => {}
+        }
+        if let (Expiry::After(after), false) = (expiry, ends_now) {
+            state.ends_at = Some(self.now + after);
+        }
+        host.arm_client(&client, &state);
+        wills.extend(host.admit_pending(self.batch, &client, &mut state, self.now));
+        host.forget_if_idle(&client, &mut state);
+        drop(state);
+        host.send_wills(self.batch, wills, self.now);
+    }
+}
+
+impl VirtualHost {
+    /// The client of that name, registered now if there was none.
+    pub(crate) fn client(&self, id: &Arc<str>) -> Arc<Client> {
+        if let Some(client) = self.clients.get(id) {
+            return Arc::clone(&client);
+        }
+        Arc::clone(&self.clients.entry(Arc::clone(id)).or_insert_with(|| Client::new(Arc::clone(id))))
+    }
+
+    /// A connection takes its place: the session it left is there again, or begins. Answers also a will to be sent when
+    /// the client is unlocked.
+    fn enter(
+        &self,
+        batch: &mut Batch,
+        client: &Arc<Client>,
+        state: &mut ClientState,
+        inbox: &Arc<Inbox>,
+        terms: SessionTerms,
+        now: Instant,
+    ) -> (Opened, Option<Box<Will>>) {
+        let mut due = None;
+        if terms.fresh {
+            self.end_session(batch, state, now);
+            // The session of the will has ended [MQTT-3.1.3-9].
+            due = state.will.take();
+        }
+        (state.will, state.will_at, state.ends_at) = (None, None, None);
+        state.absence += 1;
+        state.online = Some(Arc::clone(inbox));
+        let present = state.session.is_some();
+        if state.session.is_none() && terms.expiry != Expiry::AtEnd {
+            let name = format!("$session/{}", client.id);
+            let spec = QueueSpec { delivery_limit: Some(0), ..QueueSpec::default() };
+            let (queue, _) = self.queue_or_create(&name, QueueKind::Session, None, &spec, now);
+            let session =
+                Session { queue, subscriptions: HashMap::new(), parked: None, expiry: terms.expiry };
+            state.session = Some(Box::new(session));
+        }
+        let mut parked = None;
+        if let Some(session) = state.session.as_deref_mut() {
+            session.expiry = terms.expiry;
+            parked = session.parked.take();
+            self.resume(batch, session, inbox, terms, now);
+        }
+        (Opened { present, client_id: Arc::clone(&client.id), parked, expiry: terms.expiry }, due)
+    }
+
+    fn resume(
+        &self,
+        batch: &mut Batch,
+        session: &Session,
+        inbox: &Arc<Inbox>,
+        terms: SessionTerms,
+        now: Instant,
+    ) {
+        for (id, subscription) in &session.subscriptions {
+            if subscription.no_local {
+                // "Local" is another connection now.
+                remove_session_subscription(&self.routes, &session.queue, 0, *id, subscription);
+            }
+            add_session_subscription(&self.routes, &session.queue, Some(inbox), *id, subscription);
+        }
+        let key = ConsumerKey { connection: inbox.connection(), consumer: ConsumerId::SESSION };
+        let terms = ConsumerTerms {
+            settled: false,
+            credit: CreditMode::Window(terms.credit),
+            exclusive: false,
+            priority: 0,
+            role: Role::Consumer,
+            no_local: None,
+        };
+        // A session's queue has one consumer, so this cannot be refused.
+        let attached = session.queue.attach(now, key, inbox, terms, &mut batch.touched, &mut batch.effects);
+        debug_assert!(attached.is_ok());
+        batch.collect(&session.queue);
+    }
+
+    /// The connection is gone, the session stays: what goes directly has nowhere to go.
+    fn session_left(&self, batch: &mut Batch, state: &mut ClientState, connection: u64, now: Instant) {
+        let Some(session) = state.session.as_deref() else { return };
+        for (id, subscription) in &session.subscriptions {
+            self.routes.unsubscribe(&subscription.filter, |known| known.is_of(connection, *id));
+        }
+        let key = ConsumerKey { connection, consumer: ConsumerId::SESSION };
+        session.queue.detach(now, key, false, true, &mut batch.touched, &mut batch.effects);
+        batch.collect(&session.queue);
+    }
+
+    fn end_session(&self, batch: &mut Batch, state: &mut ClientState, now: Instant) {
+        if let Some(session) = state.session.take() {
+            self.delete_queue(batch, &session.queue, now);
+        }
+    }
+
+    fn send_wills(&self, batch: &mut Batch, wills: impl IntoIterator<Item = Box<Will>>, now: Instant) {
+        for will in wills {
+            batch.publish_message(self, now, &will.message, &will.message.address);
+        }
+    }
+
+    fn arm_client(&self, client: &Arc<Client>, state: &ClientState) {
+        let next = [state.will_at, state.ends_at].into_iter().flatten().min();
+        if let Some(at) = next {
+            let due = Due::Client {
+                host: Arc::clone(&self.name),
+                client: Arc::downgrade(client),
+                absence: state.absence,
+            };
+            self.shared.timers.add(at, due);
+        }
+    }
+
+    /// Lets in whoever waited for the identifier.
+    fn admit_pending(
+        &self,
+        batch: &mut Batch,
+        client: &Arc<Client>,
+        state: &mut ClientState,
+        now: Instant,
+    ) -> Option<Box<Will>> {
+        let pending = state.pending.take().filter(|pending| !pending.inbox.is_closed())?;
+        let (opened, will) = self.enter(batch, client, state, &pending.inbox, pending.terms, now);
+        if pending.inbox.push_reply(pending.ticket, Reply::Opened(Box::new(opened))).wake {
+            batch.touched.push(pending.inbox);
+        }
+        will
+    }
+
+    /// Nobody is there and nothing is kept: no entry is needed.
+    fn forget_if_idle(&self, client: &Arc<Client>, state: &mut ClientState) {
+        let idle = state.online.is_none()
+            && state.pending.is_none()
+            && state.session.is_none()
+            && state.will.is_none();
+        if idle && !state.gone {
+            state.gone = true;
+            self.clients.remove_if(&client.id, |_, known| Arc::ptr_eq(known, client));
+        }
+    }
+
+    /// A will's delay or a session's time is over.
+    pub(crate) fn on_client_due(&self, batch: &mut Batch, client: &Arc<Client>, absence: u64, now: Instant) {
+        let mut state = client.lock();
+        if state.absence != absence || state.online.is_some() {
+            return;
+        }
+        let ends = state.ends_at.is_some_and(|at| at <= now);
+        let mut will = None;
+        if ends || state.will_at.is_some_and(|at| at <= now) {
+            state.will_at = None;
+            will = state.will.take();
+        }
+        if ends {
+            state.ends_at = None;
+            self.end_session(batch, &mut state, now);
+        }
+        self.arm_client(client, &state);
+        self.forget_if_idle(client, &mut state);
+        drop(state);
+        self.send_wills(batch, will, now);
+    }
+}
+
+fn capped(expiry: Expiry, max: Duration) -> Expiry {
+    match expiry {
+        Expiry::AtEnd => Expiry::AtEnd,
+        Expiry::After(wish) if wish.is_zero() => Expiry::AtEnd,
+        Expiry::After(wish) => Expiry::After(wish.min(max)),
+        Expiry::Never if max == Duration::MAX => Expiry::Never,
+        Expiry::Never => Expiry::After(max),
+    }
+}

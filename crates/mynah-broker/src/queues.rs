@@ -1,0 +1,241 @@
+//! One queue at run time: the pure machine behind its lock, and what the broker knows about it.
+//!
+//! What the machine hands over is appended to the consumers' inboxes while the queue's lock is held, because two
+//! tasks that dispatch one after the other must append in that order. An inbox's lock is a leaf: nobody holds it and
+//! asks for a queue (docs/adr/0002-inbox-under-queue-lock.md).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use mynah_core::protocol::Refusal;
+use mynah_core::queue::{ConsumerKey, ConsumerTerms, Effect, Queue, QueueDefaults, QueueSpec};
+use mynah_core::{Delivery, DeliveryTag, Filter, Outcome};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::inbox::Inbox;
+
+/// The machine with the inboxes of its consumers.
+pub type Machine = Queue<Arc<Inbox>>;
+
+/// Why a queue exists, which decides what becomes of it and of its dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueKind {
+    /// Declared or created by use; dead letters go to `<name>.dlq` unless told otherwise.
+    Plain,
+    /// A named durable subscription; as `Plain`.
+    Durable,
+    /// Of one consumer's subscription; deleted with it.
+    Temporary,
+    /// A client's durable session.
+    Session,
+    /// A group that shares a subscription; deleted with its last member.
+    Shared,
+}
+
+impl QueueKind {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "queue",
+            Self::Durable => "durable-subscription",
+            Self::Temporary => "temporary",
+            Self::Session => "session",
+            Self::Shared => "shared-subscription",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct QueueHandle {
+    pub name: Arc<str>,
+    pub kind: QueueKind,
+    /// The connection it is exclusive to.
+    pub owner: Option<u64>,
+    guarded: Mutex<Guarded>,
+    deleted: AtomicBool,
+    /// Topic filters that lead here, so that deleting it need not search for them.
+    filters: Mutex<Vec<Filter>>,
+    in_exchanges: AtomicBool,
+    pub published: AtomicU64,
+    pub delivered: AtomicU64,
+    pub settled: AtomicU64,
+    pub dead_lettered: AtomicU64,
+}
+
+#[derive(Debug)]
+pub struct Guarded {
+    pub machine: Machine,
+    /// For when the timer is set.
+    pub armed: Option<Instant>,
+    /// Since when it has no consumer, for `expires`.
+    pub unused_since: Instant,
+}
+
+impl Guarded {
+    /// When the timer for messages that expire is to be set, if it is not set for early enough.
+    pub fn arm(&mut self) -> Option<Instant> {
+        let at = self.machine.next_expiry()?;
+        if self.armed.is_some_and(|armed| armed <= at) {
+            return None;
+        }
+        self.armed = Some(at);
+        Some(at)
+    }
+}
+
+impl QueueHandle {
+    #[must_use]
+    pub fn new(
+        name: Arc<str>,
+        kind: QueueKind,
+        owner: Option<u64>,
+        spec: Arc<QueueSpec>,
+        defaults: QueueDefaults,
+        now: Instant,
+    ) -> Arc<Self> {
+        let guarded = Guarded { machine: Queue::new(spec, defaults), armed: None, unused_since: now };
+        Arc::new(Self {
+            name,
+            kind,
+            owner,
+            guarded: Mutex::new(guarded),
+            deleted: AtomicBool::new(false),
+            filters: Mutex::default(),
+            in_exchanges: AtomicBool::new(false),
+            published: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            dead_lettered: AtomicU64::new(0),
+        })
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Guarded> {
+        self.guarded.lock()
+    }
+
+    /// True for the one caller that is to delete it.
+    pub fn mark_deleted(&self) -> bool {
+        !self.deleted.swap(true, Ordering::AcqRel)
+    }
+
+    pub fn note_filter(&self, filter: &Filter) {
+        self.filters.lock().push(filter.clone());
+    }
+
+    pub fn forget_filter(&self, filter: &Filter) {
+        let mut filters = self.filters.lock();
+        if let Some(at) = filters.iter().position(|known| known == filter) {
+            filters.swap_remove(at);
+        }
+    }
+
+    pub fn note_exchange(&self) {
+        self.in_exchanges.store(true, Ordering::Relaxed);
+    }
+
+    /// The filters that lead here, and whether exchanges do; forgotten.
+    pub fn take_bindings(&self) -> (Vec<Filter>, bool) {
+        (std::mem::take(&mut self.filters.lock()), self.in_exchanges.load(Ordering::Relaxed))
+    }
+
+    #[must_use]
+    pub fn filters(&self) -> Vec<Filter> {
+        self.filters.lock().clone()
+    }
+
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub fn spec(&self) -> Arc<QueueSpec> {
+        Arc::clone(self.lock().machine.spec())
+    }
+
+    /// Runs `change` on the machine and hands over what consumers with credit can take afterwards.
+    pub fn update<R>(
+        &self,
+        now: Instant,
+        touched: &mut Vec<Arc<Inbox>>,
+        effects: &mut Vec<Effect>,
+        change: impl FnOnce(&mut Machine, &mut Vec<Effect>) -> R,
+    ) -> R {
+        let mut guarded = self.lock();
+        let result = change(&mut guarded.machine, effects);
+        self.dispatch(&mut guarded.machine, now, touched, effects);
+        result
+    }
+
+    /// Hands over what consumers with credit can take.
+    pub fn dispatch(
+        &self,
+        machine: &mut Machine,
+        now: Instant,
+        touched: &mut Vec<Arc<Inbox>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut delivered = 0;
+        machine.dispatch(now, effects, |inbox, deliveries: &mut Vec<Delivery>| {
+            delivered += deliveries.len() as u64;
+            if inbox.push_deliveries(deliveries).wake {
+                touched.push(Arc::clone(inbox));
+            }
+        });
+        if delivered > 0 {
+            self.delivered.fetch_add(delivered, Ordering::Relaxed);
+        }
+    }
+
+    /// # Errors
+    /// The queue has an exclusive consumer, or one is asked for and there are others.
+    pub fn attach(
+        &self,
+        now: Instant,
+        key: ConsumerKey,
+        inbox: &Arc<Inbox>,
+        terms: ConsumerTerms,
+        touched: &mut Vec<Arc<Inbox>>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        self.update(now, touched, effects, |machine, _| machine.attach(key, Arc::clone(inbox), terms))
+    }
+
+    pub fn settle(
+        &self,
+        now: Instant,
+        key: ConsumerKey,
+        tags: &[DeliveryTag],
+        outcome: &Outcome,
+        touched: &mut Vec<Arc<Inbox>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let settled = self.update(now, touched, effects, |machine, effects| {
+            machine.settle(now, key, tags, outcome, effects)
+        });
+        if *outcome == Outcome::Accepted {
+            self.settled.fetch_add(settled as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends a consumer. Answers how many consumers are left.
+    pub fn detach(
+        &self,
+        now: Instant,
+        key: ConsumerKey,
+        keep_unsettled: bool,
+        failed: bool,
+        touched: &mut Vec<Arc<Inbox>>,
+        effects: &mut Vec<Effect>,
+    ) -> u32 {
+        let mut guarded = self.lock();
+        guarded.machine.detach(now, key, keep_unsettled, failed, effects);
+        self.dispatch(&mut guarded.machine, now, touched, effects);
+        let left = guarded.machine.consumers();
+        if left == 0 {
+            guarded.unused_since = now;
+        }
+        left
+    }
+}

@@ -1,0 +1,314 @@
+//! From an address to its targets.
+//!
+//! The table is written under a lock and read only when a cache has no valid answer: a connection remembers its last route, a
+//! thread a thousand of them, and both are valid while the table's generation stands
+//! (docs/adr/0004-routes-by-generation.md). In steady traffic nobody takes the lock.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mynah_core::exchange::Exchange;
+use mynah_core::trie::Trie;
+use mynah_core::{Address, AddressRef, ConsumerId, Filter, Guarantee, Wire};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::inbox::Inbox;
+use crate::limits::ROUTE_CACHE_ENTRIES;
+use crate::queues::QueueHandle;
+
+/// Where the copies of a publish go. Immutable; shared by caches and batches.
+#[derive(Debug)]
+pub struct Route {
+    pub address: Address,
+    table: u64,
+    generation: u64,
+    /// False for routes that depend on more than the address.
+    pub cacheable: bool,
+    pub outcome: Found,
+    /// The different encodings that `direct` wants.
+    pub classes: Vec<Wire>,
+    pub direct: Vec<DirectTarget>,
+    pub objects: Vec<ObjectTarget>,
+    pub queues: Vec<QueueTarget>,
+}
+
+/// Whether the address exists at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// It may still have no targets.
+    Yes,
+    NoQueue,
+    NoExchange,
+}
+
+/// A subscriber whose bytes the publisher encodes.
+#[derive(Debug)]
+pub struct DirectTarget {
+    pub inbox: Arc<Inbox>,
+    /// Index into [`Route::classes`].
+    pub class: usize,
+    pub no_local: bool,
+}
+
+/// A subscriber without a queue that encodes for itself.
+#[derive(Debug)]
+pub struct ObjectTarget {
+    pub inbox: Arc<Inbox>,
+    pub consumer: ConsumerId,
+    pub no_local: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct QueueTarget {
+    pub queue: Arc<QueueHandle>,
+    /// Of a session's subscription: kept with the entry, for the receiver to encode by.
+    pub wire: Option<Arc<Wire>>,
+    pub no_local: Option<u64>,
+}
+
+impl QueueTarget {
+    /// A session's queue takes only what must be settled; the rest went directly.
+    #[must_use]
+    pub fn takes(&self, guarantee: Guarantee, publisher: u64) -> bool {
+        let wanted = self.wire.as_ref().is_none_or(|wire| wire.effective(guarantee) > wire.direct_max);
+        wanted && self.no_local != Some(publisher)
+    }
+}
+
+impl Route {
+    /// Whether it still says where `address` leads in `table`.
+    #[must_use]
+    pub fn serves(&self, table: &RoutingTable, address: AddressRef<'_>) -> bool {
+        self.cacheable
+            && self.generation == table.generation()
+            && self.table == table.id
+            && self.address.as_ref() == address
+    }
+
+    #[must_use]
+    pub fn targets(&self) -> u32 {
+        u32::try_from(self.direct.len() + self.objects.len() + self.queues.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether some target keeps or encodes the message itself.
+    #[must_use]
+    pub fn needs_message(&self) -> bool {
+        !self.queues.is_empty() || !self.objects.is_empty()
+    }
+}
+
+/// One subscription to topics.
+#[derive(Debug, Clone)]
+pub enum Subscription {
+    Direct {
+        inbox: Arc<Inbox>,
+        consumer: ConsumerId,
+        wire: Option<Arc<Wire>>,
+        no_local: bool,
+    },
+    Queue {
+        queue: Arc<QueueHandle>,
+        consumer: Option<ConsumerId>,
+        wire: Option<Arc<Wire>>,
+        no_local: Option<u64>,
+    },
+    /// An exchange bound to topics; the key is the topic in the exchange's spelling.
+    Exchange(Arc<str>),
+}
+
+impl Subscription {
+    #[must_use]
+    pub fn is_of(&self, connection: u64, id: ConsumerId) -> bool {
+        matches!(self, Self::Direct { inbox, consumer, .. } if inbox.connection() == connection && *consumer == id)
+    }
+
+    #[must_use]
+    pub fn leads_to(&self, target: &Arc<QueueHandle>, id: Option<ConsumerId>) -> bool {
+        matches!(self, Self::Queue { queue, consumer, .. } if Arc::ptr_eq(queue, target) && *consumer == id)
+    }
+}
+
+/// Where a binding of an exchange leads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum BindingTarget {
+    Queue(Arc<str>),
+    Exchange(Arc<str>),
+}
+
+#[derive(Debug, Default)]
+pub struct Tables {
+    pub topics: Trie<Subscription>,
+    pub exchanges: HashMap<Arc<str>, Exchange<BindingTarget>>,
+}
+
+#[derive(Debug)]
+pub struct RoutingTable {
+    id: u64,
+    generation: AtomicU64,
+    tables: RwLock<Tables>,
+    hasher: RandomState,
+}
+
+static TABLES: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    static CACHE: RefCell<Vec<Option<Arc<Route>>>> = RefCell::new(vec![None; ROUTE_CACHE_ENTRIES]);
+}
+
+impl Default for RoutingTable {
+    fn default() -> Self {
+        Self {
+            id: TABLES.fetch_add(1, Ordering::Relaxed),
+            generation: AtomicU64::new(1),
+            tables: RwLock::default(),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl RoutingTable {
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read()
+    }
+
+    /// For changes; every route that was looked up before is void afterwards.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        let guard = self.tables.write();
+        // Under the lock, so that a route built after this sees the change, and one built before is void.
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        guard
+    }
+
+    /// A queue came or went.
+    pub fn invalidate(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn subscribe(&self, filter: &Filter, subscription: Subscription) {
+        self.write().topics.insert(filter, subscription);
+    }
+
+    pub fn unsubscribe(&self, filter: &Filter, is_it: impl FnMut(&Subscription) -> bool) -> bool {
+        !self.write().topics.remove(filter, is_it).is_empty()
+    }
+
+    /// The thread's remembered route, or `build`'s, which is remembered.
+    pub fn find(&self, address: AddressRef<'_>, build: impl FnOnce() -> Route) -> Arc<Route> {
+        let slot = usize::try_from(self.hasher.hash_one(address)).unwrap_or_default() % ROUTE_CACHE_ENTRIES;
+        let known = CACHE.with_borrow(|cache| {
+            cache.get(slot).and_then(Option::as_ref).filter(|route| route.serves(self, address)).cloned()
+        });
+        if let Some(route) = known {
+            return route;
+        }
+        let route = Arc::new(build());
+        if route.cacheable {
+            CACHE.with_borrow_mut(|cache| {
+                if let Some(entry) = cache.get_mut(slot) {
+                    *entry = Some(Arc::clone(&route));
+                }
+            });
+        }
+        route
+    }
+
+    /// The route as of now: its own making has voided what was looked up before.
+    pub fn renew(&self, route: &mut Route) {
+        route.generation = self.generation();
+    }
+
+    /// A route without targets, for `build` to fill.
+    #[must_use]
+    pub fn empty_route(&self, address: Address, generation: u64) -> Route {
+        Route {
+            address,
+            table: self.id,
+            generation,
+            cacheable: true,
+            outcome: Found::Yes,
+            classes: Vec::new(),
+            direct: Vec::new(),
+            objects: Vec::new(),
+            queues: Vec::new(),
+        }
+    }
+}
+
+/// Collects targets, one for each receiver however many of its subscriptions match [MQTT-3.3.4-2].
+#[derive(Debug, Default)]
+pub struct Targets {
+    direct: Vec<(Arc<Inbox>, Wire, bool)>,
+    by_connection: HashMap<u64, usize>,
+    queue_at: HashMap<*const QueueHandle, usize>,
+}
+
+impl Targets {
+    pub fn add(&mut self, route: &mut Route, subscription: &Subscription) {
+        match subscription {
+            Subscription::Direct { inbox, consumer, wire: None, no_local } => {
+                route.objects.push(ObjectTarget {
+                    inbox: Arc::clone(inbox),
+                    consumer: *consumer,
+                    no_local: *no_local,
+                });
+            }
+            Subscription::Direct { inbox, wire: Some(wire), no_local, .. } => {
+                self.add_wire(inbox, wire, *no_local)
+            }
+            Subscription::Queue { queue, wire, no_local, .. } => self.add_queue(
+                route,
+                QueueTarget { queue: Arc::clone(queue), wire: wire.clone(), no_local: *no_local },
+            ),
+            Subscription::Exchange(_) => {}
+        }
+    }
+
+    fn add_wire(&mut self, inbox: &Arc<Inbox>, wire: &Wire, no_local: bool) {
+        let next = self.direct.len();
+        let at = *self.by_connection.entry(inbox.connection()).or_insert(next);
+        match self.direct.get_mut(at) {
+            None => self.direct.push((Arc::clone(inbox), wire.clone(), no_local)),
+            Some((_, known, local)) => {
+                *known = known.merged(wire);
+                *local &= no_local;
+            }
+        }
+    }
+
+    pub fn add_queue(&mut self, route: &mut Route, target: QueueTarget) {
+        let next = route.queues.len();
+        let at = *self.queue_at.entry(Arc::as_ptr(&target.queue)).or_insert(next);
+        match route.queues.get_mut(at) {
+            None => route.queues.push(target),
+            Some(known) => {
+                known.no_local = known.no_local.filter(|_| target.no_local.is_some());
+                known.wire = match (known.wire.take(), target.wire) {
+                    (Some(one), Some(other)) => Some(Arc::new(one.merged(&other))),
+                    // A binding without a subscription's terms takes everything.
+                    _ => None,
+                };
+            }
+        }
+    }
+
+    /// Sorts the direct targets into classes.
+    pub fn finish(self, route: &mut Route) {
+        for (inbox, wire, no_local) in self.direct {
+            let class = route.classes.iter().position(|known| *known == wire).unwrap_or_else(|| {
+                route.classes.push(wire);
+                route.classes.len() - 1
+            });
+            route.direct.push(DirectTarget { inbox, class, no_local });
+        }
+        // Neighbours of one class read the same run.
+        route.direct.sort_by_key(|target| target.class);
+    }
+}

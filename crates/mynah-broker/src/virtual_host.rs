@@ -1,0 +1,340 @@
+//! One tenant: its topics, exchanges, queues, clients and retained messages. Nothing crosses from one to another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use dashmap::DashMap;
+use mynah_core::exchange::{Exchange, ExchangeKind, ExchangeSpec};
+use mynah_core::limits::EXCHANGE_HOPS_MAX;
+use mynah_core::protocol::{Refusal, RefusalKind};
+use mynah_core::queue::{QueueDefaults, QueueSpec};
+use mynah_core::{Address, AddressRef, PublishRef, Value, words};
+
+use crate::broker::Shared;
+use crate::queues::{QueueHandle, QueueKind};
+use crate::retained::Retained;
+use crate::routing::{
+    BindingTarget, Found, ObjectTarget, QueueTarget, Route, RoutingTable, Subscription, Tables, Targets,
+};
+use crate::sessions::Client;
+
+#[derive(Debug)]
+pub struct VirtualHost {
+    pub name: Arc<str>,
+    pub routes: RoutingTable,
+    pub queues: DashMap<Arc<str>, Arc<QueueHandle>>,
+    pub clients: DashMap<Arc<str>, Arc<Client>>,
+    pub retained: Retained,
+    pub shared: Arc<Shared>,
+    names: AtomicU64,
+}
+
+/// The exchange that stands for all topics; its key is the topic with dots.
+pub const TOPIC_EXCHANGE: &str = "amq.topic";
+
+/// The exchange whose key is a client identifier.
+pub const CLIENT_EXCHANGE: &str = "p2p";
+
+impl VirtualHost {
+    #[must_use]
+    pub fn new(name: &str, shared: Arc<Shared>) -> Arc<Self> {
+        let host = Self {
+            name: name.into(),
+            routes: RoutingTable::default(),
+            queues: DashMap::new(),
+            clients: DashMap::new(),
+            retained: Retained::new(shared.config.retained_messages_max),
+            shared,
+            names: AtomicU64::new(1),
+        };
+        {
+            let mut tables = host.routes.write();
+            for (name, kind) in [
+                ("amq.direct", ExchangeKind::Direct),
+                ("amq.fanout", ExchangeKind::Fanout),
+                ("amq.headers", ExchangeKind::Headers),
+                ("amq.match", ExchangeKind::Headers),
+            ] {
+                tables.exchanges.insert(name.into(), Exchange::new(Arc::new(builtin(kind))));
+            }
+        }
+        Arc::new(host)
+    }
+
+    /// A name nobody has, nor can guess.
+    #[must_use]
+    pub fn generated_name(&self, prefix: &str) -> String {
+        use std::hash::{BuildHasher, RandomState};
+        let number = self.names.fetch_add(1, Ordering::Relaxed);
+        let random = RandomState::new().hash_one(number);
+        format!("{prefix}{random:016x}{number:x}")
+    }
+
+    #[must_use]
+    pub fn queue(&self, name: &str) -> Option<Arc<QueueHandle>> {
+        self.queues.get(name).map(|queue| Arc::clone(&queue))
+    }
+
+    #[must_use]
+    pub fn queue_defaults(&self, kind: QueueKind) -> QueueDefaults {
+        let config = &self.shared.config;
+        let (max_messages, max_bytes) = match kind {
+            QueueKind::Session => (config.session_messages_max, config.session_bytes_max),
+            QueueKind::Plain | QueueKind::Durable | QueueKind::Temporary | QueueKind::Shared => {
+                (config.queues.messages_max, config.queues.bytes_max)
+            }
+        };
+        QueueDefaults {
+            delivery_limit: config.queues.delivery_limit,
+            max_messages,
+            max_bytes,
+            socket_window: config.queues.socket_window,
+        }
+    }
+
+    /// The queue of that name, made now if there was none. The second answer says whether it was made.
+    pub fn queue_or_create(
+        &self,
+        name: &str,
+        kind: QueueKind,
+        owner: Option<u64>,
+        spec: &QueueSpec,
+        now: Instant,
+    ) -> (Arc<QueueHandle>, bool) {
+        if let Some(queue) = self.queue(name) {
+            return (queue, false);
+        }
+        let name: Arc<str> = name.into();
+        let mut made = false;
+        let queue = self.queues.entry(Arc::clone(&name)).or_insert_with(|| {
+            made = true;
+            QueueHandle::new(name, kind, owner, Arc::new(spec.clone()), self.queue_defaults(kind), now)
+        });
+        let queue = Arc::clone(&queue);
+        if made {
+            self.routes.invalidate();
+            if let Some(after) = spec.expires {
+                self.shared.timers.queue_unused(now + after, self, &queue);
+            }
+        }
+        (queue, made)
+    }
+
+    /// The queue to consume from or send to, made by use if that is allowed.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none and none may be made.
+    pub fn queue_by_use(
+        &self,
+        name: &str,
+        create: bool,
+        spec: Option<&QueueSpec>,
+        now: Instant,
+    ) -> Result<Arc<QueueHandle>, Refusal> {
+        if let Some(queue) = self.queue(name) {
+            return Ok(queue);
+        }
+        if !create || !self.shared.config.queues.auto_create || is_reserved(name) {
+            return Err(Refusal::new(
+                RefusalKind::NotFound,
+                format!("no queue '{name}' in vhost '{}'", self.name),
+            ));
+        }
+        let by_use = QueueSpec { durable: true, ..QueueSpec::default() };
+        Ok(self.queue_or_create(name, QueueKind::Plain, None, spec.unwrap_or(&by_use), now).0)
+    }
+
+    /// Builds the way of a publish.
+    #[must_use]
+    pub fn build_route(&self, publish: &PublishRef<'_>, now: Instant) -> Route {
+        // Before looking: a change between the two makes the route void, never stale.
+        let generation = self.routes.generation();
+        let mut route = self.routes.empty_route(publish.address.to_owned(), generation);
+        let mut targets = Targets::default();
+        match publish.address {
+            AddressRef::Topic(topic) => self.add_topic(&mut route, &mut targets, topic, publish),
+            AddressRef::Queue(name) => match self.queue_by_use(name, true, None, now) {
+                Ok(queue) => {
+                    targets.add_queue(&mut route, QueueTarget { queue, wire: None, no_local: None });
+                    // Making the queue by use made older generations void.
+                    self.routes.renew(&mut route);
+                }
+                Err(_) => route.outcome = Found::NoQueue,
+            },
+            AddressRef::Client(id) => self.add_client(&mut route, &mut targets, id),
+            AddressRef::Exchange { name, key } => {
+                self.add_exchange(&mut route, &mut targets, name, key, publish)
+            }
+        }
+        targets.finish(&mut route);
+        route
+    }
+
+    fn add_topic(&self, route: &mut Route, targets: &mut Targets, topic: &str, publish: &PublishRef<'_>) {
+        let tables = self.routes.read();
+        let mut exchanges = Vec::new();
+        tables.topics.matches(topic, &mut |subscription| {
+            if let Subscription::Exchange(name) = subscription {
+                exchanges.push(Arc::clone(name));
+            }
+            targets.add(route, subscription);
+        });
+        let key = words::dotted_from_core(topic);
+        for name in exchanges {
+            self.follow(&tables, route, targets, &name, &key, publish);
+        }
+    }
+
+    fn add_exchange(
+        &self,
+        route: &mut Route,
+        targets: &mut Targets,
+        name: &str,
+        key: &str,
+        publish: &PublishRef<'_>,
+    ) {
+        match name {
+            "" => match self.queue(key) {
+                Some(queue) => targets.add_queue(route, QueueTarget { queue, wire: None, no_local: None }),
+                None => route.outcome = Found::NoQueue,
+            },
+            TOPIC_EXCHANGE => self.add_topic(route, targets, &words::core_from_dotted(key), publish),
+            CLIENT_EXCHANGE => self.add_client(route, targets, key),
+            _ => {
+                let tables = self.routes.read();
+                if tables.exchanges.contains_key(name) {
+                    self.follow(&tables, route, targets, name, key, publish);
+                } else {
+                    route.outcome = Found::NoExchange;
+                }
+            }
+        }
+    }
+
+    /// Exchange by exchange, each at most once, so that a ring of bindings ends.
+    fn follow(
+        &self,
+        tables: &Tables,
+        route: &mut Route,
+        targets: &mut Targets,
+        start: &str,
+        key: &str,
+        publish: &PublishRef<'_>,
+    ) {
+        let mut pending: Vec<Arc<str>> = vec![start.into()];
+        let mut seen: Vec<Arc<str>> = Vec::new();
+        while let Some(name) = pending.pop() {
+            if seen.contains(&name) || seen.len() > EXCHANGE_HOPS_MAX {
+                continue;
+            }
+            if &*name == TOPIC_EXCHANGE {
+                tables.topics.matches(&words::core_from_dotted(key), &mut |found| targets.add(route, found));
+                seen.push(name);
+                continue;
+            }
+            let Some(exchange) = tables.exchanges.get(&*name) else { continue };
+            if exchange.spec().kind == ExchangeKind::Headers {
+                route.cacheable = false;
+            }
+            let mut found = false;
+            let mut take = |target: &BindingTarget| {
+                found = true;
+                match target {
+                    BindingTarget::Queue(queue) => {
+                        if let Some(queue) = self.queue(queue) {
+                            targets.add_queue(route, QueueTarget { queue, wire: None, no_local: None });
+                        }
+                    }
+                    BindingTarget::Exchange(next) => pending.push(Arc::clone(next)),
+                }
+            };
+            // Headers are decoded only for exchanges that look at them.
+            exchange.route(key, &|header| header_of(publish, header), &mut take);
+            if let (false, Some(alternate)) = (found, &exchange.spec().alternate) {
+                pending.push(alternate.as_ref().into());
+            }
+            seen.push(name);
+        }
+    }
+
+    /// A client is reached without a subscription: through its session's queue, or directly while it is connected.
+    fn add_client(&self, route: &mut Route, targets: &mut Targets, id: &str) {
+        // Clients come and go too often to void every route for it.
+        route.cacheable = false;
+        let Some(client) = self.clients.get(id).map(|client| Arc::clone(&client)) else {
+            route.outcome = Found::NoQueue;
+            return;
+        };
+        match client.reach() {
+            (Some(queue), _) => targets.add_queue(route, QueueTarget { queue, wire: None, no_local: None }),
+            (None, Some(inbox)) => {
+                route.objects.push(ObjectTarget {
+                    inbox,
+                    consumer: mynah_core::ConsumerId::SESSION,
+                    no_local: false,
+                });
+            }
+            (None, None) => route.outcome = Found::NoQueue,
+        }
+    }
+
+    /// Where the dead letters of a queue go; `None` = nowhere, they are dropped and counted.
+    #[must_use]
+    pub fn dead_letter_address(
+        &self,
+        queue: &QueueHandle,
+        spec: &QueueSpec,
+        cause: mynah_core::Cause,
+        original: &Address,
+    ) -> Option<Address> {
+        if let Some(exchange) = &spec.dead_letter_exchange {
+            let key: Arc<str> = match &spec.dead_letter_key {
+                Some(key) => key.as_ref().into(),
+                None => key_of(original),
+            };
+            return Some(Address::Exchange { name: exchange.as_ref().into(), key });
+        }
+        // What outlived its time was not lost by an accident: it goes where somebody asked for it, or away.
+        let wanted = cause != mynah_core::Cause::Expired
+            && matches!(queue.kind, QueueKind::Plain | QueueKind::Durable)
+            && !queue.name.ends_with(".dlq")
+            && !spec.exclusive;
+        wanted.then(|| Address::Queue(format!("{}.dlq", queue.name).into()))
+    }
+}
+
+fn header_of(publish: &PublishRef<'_>, name: &str) -> Option<Value> {
+    publish.with_properties(|properties| {
+        let named =
+            properties.application.iter().chain(&properties.annotations).find(|(key, _)| &**key == name);
+        named.map(|(_, value)| value.clone())
+    })
+}
+
+/// The key by which a message would have been routed, in the exchanges' spelling.
+fn key_of(address: &Address) -> Arc<str> {
+    match address {
+        Address::Topic(topic) => words::dotted_from_core(topic).into(),
+        Address::Queue(name) => Arc::clone(name),
+        Address::Exchange { key, .. } => Arc::clone(key),
+        Address::Client(id) => Arc::clone(id),
+    }
+}
+
+fn builtin(kind: ExchangeKind) -> ExchangeSpec {
+    ExchangeSpec {
+        kind,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        alternate: None,
+        arguments: Vec::new(),
+    }
+}
+
+/// Names that only the broker gives.
+#[must_use]
+pub(crate) fn is_reserved(name: &str) -> bool {
+    name.is_empty() || name.starts_with("amq.") || name.starts_with('$')
+}
