@@ -94,6 +94,11 @@ impl Shared {
         now >= self.measure_ns.load(Acquire) && now < self.end_ns.load(Acquire)
     }
 
+    /// Deliveries of all threads.
+    pub(crate) fn total_delivered(&self) -> u64 {
+        self.sum(|progress| &progress.delivered)
+    }
+
     fn sum(&self, of: impl Fn(&Progress) -> &AtomicU64) -> u64 {
         self.progress.iter().map(|progress| of(progress).load(Acquire)).sum()
     }
@@ -184,7 +189,7 @@ fn observe(spec: &Spec, plan: &Plan, shared: &Shared) -> anyhow::Result<(Snapsho
     if let Some(count) = spec.count {
         let wanted = count * plan.publishers.len() as u64;
         until_quiet(shared, end, || {
-            shared.sum(|it| &it.sent) >= wanted && shared.sum(|it| &it.delivered) >= wanted * plan.copies
+            shared.sum(|it| &it.sent) >= wanted && shared.total_delivered() >= wanted * plan.copies
         })?;
         shared.end_ns.store(shared.now_ns(), Release);
     } else {
@@ -196,7 +201,7 @@ fn observe(spec: &Spec, plan: &Plan, shared: &Shared) -> anyhow::Result<(Snapsho
     let until = shared.now_ns() + nanos(DRAIN);
     until_quiet(shared, until, || {
         let sent = shared.sum(|it| &it.sent);
-        shared.sum(|it| &it.delivered) >= sent * plan.copies && shared.sum(|it| &it.acked) >= sent
+        shared.total_delivered() >= sent * plan.copies && shared.sum(|it| &it.acked) >= sent
     })?;
     Ok((first, last))
 }
@@ -206,7 +211,7 @@ fn until_quiet(shared: &Shared, until_ns: u64, done: impl Fn() -> bool) -> anyho
     let mut last = (u64::MAX, shared.now_ns());
     while !done() && shared.now_ns() < until_ns {
         nap(shared)?;
-        let moved = shared.sum(|it| &it.delivered) + shared.sum(|it| &it.acked);
+        let moved = shared.total_delivered() + shared.sum(|it| &it.acked);
         if moved != last.0 {
             last = (moved, shared.now_ns());
         } else if u128::from(shared.now_ns() - last.1) > QUIET.as_nanos() {
@@ -239,12 +244,7 @@ fn sleep_until(shared: &Shared, at_ns: u64) -> anyhow::Result<()> {
 
 fn snapshot(spec: &Spec, shared: &Shared) -> Snapshot {
     let broker = spec.pid.map(process::tree).unwrap_or_default();
-    Snapshot {
-        own: process::own(),
-        broker,
-        delivered: shared.sum(|it| &it.delivered),
-        at_ns: shared.now_ns(),
-    }
+    Snapshot { own: process::own(), broker, delivered: shared.total_delivered(), at_ns: shared.now_ns() }
 }
 
 fn publishers_of(jobs: &[Job]) -> u64 {
@@ -335,4 +335,80 @@ fn report(spec: &Spec, plan: &Plan, tallies: Vec<(Tally, u64)>, first: Snapshot,
         broker_rss: with_pid.then_some(last.broker.rss),
     };
     Report::new(&reading, &latency)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn answer(stream: &mut TcpStream, packet_len: usize, with: &[u8]) {
+        let mut packet = vec![0; packet_len];
+        stream.read_exact(&mut packet).unwrap();
+        stream.write_all(with).unwrap();
+    }
+
+    /// A broker for one pair at QoS 0, where what is delivered is what was published: it copies frame by frame and
+    /// asks `copies` how often.
+    fn broker(listener: TcpListener, copies: fn(usize) -> usize) {
+        let connect = 2 + 10 + 2 + "bench-00000007-s0".len();
+        let (mut subscriber, _) = listener.accept().unwrap();
+        answer(&mut subscriber, connect, &[0x20, 2, 0, 0]);
+        let topic = "bench/00000007/00000".len();
+        answer(&mut subscriber, 2 + 2 + 2 + topic + 1, &[0x90, 3, 0, 1, 0]);
+        let (mut publisher, _) = listener.accept().unwrap();
+        answer(&mut publisher, connect, &[0x20, 2, 0, 0]);
+        let mut frame = vec![0; 2 + 2 + topic + 64];
+        for number in 0.. {
+            if publisher.read_exact(&mut frame).is_err() {
+                return;
+            }
+            for _ in 0..copies(number) {
+                if subscriber.write_all(&frame).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn check(copies: fn(usize) -> usize, delivered: u64, lost: u64, duplicates: u64) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let spec = Spec {
+            run: 7,
+            address: listener.local_addr().unwrap(),
+            publishers: 1,
+            subscribers: 1,
+            count: Some(500),
+            warm_up: Duration::ZERO,
+            ..Spec::default()
+        };
+        let broker = thread::spawn(move || broker(listener, copies));
+        let report = run(&spec).unwrap();
+        broker.join().unwrap();
+        assert_eq!((report.sent, report.delivered), (500, delivered));
+        assert_eq!((report.lost, report.faults.duplicates, report.faults.reordered), (lost, duplicates, 0));
+        assert_eq!(report.clean(), lost + duplicates == 0);
+        assert!(report.latency_us.p50 > 0.0);
+    }
+
+    #[test]
+    fn a_faithful_broker_is_clean() {
+        check(|_| 1, 500, 0, 0);
+    }
+
+    #[test]
+    fn loss_and_duplicates_are_seen() {
+        check(|number| if number == 3 { 0 } else { 1 + usize::from(number == 9) }, 499, 1, 1);
+    }
+
+    #[test]
+    fn nobody_there_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let error = run(&Spec { address, ..Spec::default() }).unwrap_err();
+        assert!(error.to_string().contains("cannot connect"), "{error}");
+    }
 }

@@ -22,8 +22,10 @@ use crate::wire::{Role, Wire};
 const READ: usize = 256 * 1024;
 /// Bytes that a publisher writes in one go at most.
 const WRITE: usize = 512 * 1024;
-/// After so long without a delivery a publisher takes what is outstanding for lost and goes on.
-const PATIENCE_NS: u64 = 1_000_000_000;
+/// After so long without any delivery of the run, a publisher takes what is outstanding for lost and goes on; and
+/// after so long without one of its own. A slow broker must not be given more for being slow.
+const SILENCE_NS: u64 = 1_000_000_000;
+const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// What a thread is given to do.
 pub(crate) struct Job {
@@ -93,6 +95,8 @@ pub(crate) struct Worker<'a> {
     /// Messages of the open loop that are due or sent.
     ticks: u64,
     checked_ns: u64,
+    /// Deliveries of the whole run when they last changed, and when that was.
+    moved: (u64, u64),
     closing: bool,
 }
 
@@ -120,6 +124,7 @@ impl<'a> Worker<'a> {
             sent: 0,
             ticks: 0,
             checked_ns: 0,
+            moved: (0, 0),
             closing: false,
         })
     }
@@ -155,6 +160,7 @@ impl<'a> Worker<'a> {
 
     fn connect(&mut self, address: SocketAddr, jobs: Vec<Job>) -> anyhow::Result<()> {
         for Job { role, ledger, mut wire } in jobs {
+            anyhow::ensure!(!self.shared.stopping.load(Acquire), "the run was stopped");
             let stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5))
                 .with_context(|| format!("cannot connect to {address}"))?;
             stream.set_nodelay(true).context("TCP_NODELAY")?;
@@ -352,6 +358,10 @@ impl<'a> Worker<'a> {
         }
         if self.shared.threads > 1 || now.saturating_sub(self.checked_ns) > 50_000_000 {
             self.checked_ns = now;
+            let total = self.shared.total_delivered();
+            if total != self.moved.0 {
+                self.moved = (total, now);
+            }
             for index in 0..self.own_publishers.len() {
                 if let Some(&at) = self.own_publishers.get(index) {
                     self.fill(at, now);
@@ -381,7 +391,9 @@ impl<'a> Worker<'a> {
             publisher.seen_ns = now;
         }
         let open = (publisher.sent * pace.copies).saturating_sub(delivered + publisher.forgiven);
-        if open > 0 && now.saturating_sub(publisher.seen_ns) > PATIENCE_NS {
+        let silence = now.saturating_sub(publisher.seen_ns);
+        let silent = silence > SILENCE_NS && now.saturating_sub(self.moved.1) > SILENCE_NS;
+        if open > 0 && (silent || silence > PATIENCE_NS) {
             publisher.forgiven += open;
             publisher.seen_ns = now;
         }
