@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::files;
 use crate::options::{Protocol, Spec};
 use crate::process;
 use crate::rows::Kind;
@@ -206,7 +207,7 @@ fn spawn(mut command: Command, log: &Path) -> anyhow::Result<Child> {
     let file = fs::File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
     let copy = file.try_clone().context("log file")?;
     let program = command.get_program().to_owned();
-    command.stdin(Stdio::null()).stdout(file).stderr(copy);
+    command.env_remove(files::MARK).stdin(Stdio::null()).stdout(file).stderr(copy);
     command.spawn().with_context(|| format!("cannot start {}", program.display()))
 }
 

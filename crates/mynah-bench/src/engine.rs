@@ -14,6 +14,7 @@ use anyhow::bail;
 use crate::account::{Bitmap, Faults, Ledger, Tally};
 use crate::amqp10::Amqp10;
 use crate::amqp091::Amqp091;
+use crate::files;
 use crate::histogram::Histogram;
 use crate::mqtt::Mqtt;
 use crate::options::{Protocol, Spec};
@@ -120,6 +121,7 @@ struct Snapshot {
 /// The broker cannot be reached, refuses, closes a connection, or does not get ready in time.
 pub(crate) fn run(spec: &Spec) -> anyhow::Result<Report> {
     let plan = Plan::new(spec);
+    files::make_room(plan.publishers.len() + plan.subscribers.len())?;
     let shared = Shared::new(spec, &plan);
     let mut jobs = jobs(spec, &plan);
     let counts: Vec<u64> = jobs.iter().map(|jobs| publishers_of(jobs)).collect();
@@ -157,6 +159,9 @@ pub(crate) fn run(spec: &Spec) -> anyhow::Result<Report> {
             };
         }
         let (first, last) = observed?;
+        if last.delivered == first.delivered {
+            bail!("nothing was delivered in the measured time");
+        }
         Ok(report(spec, &plan, tallies, first, last))
     })
 }

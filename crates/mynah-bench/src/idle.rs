@@ -4,7 +4,6 @@
 //! subscription to a topic of its own. Memory is read once the broker has come to rest.
 //! Never: sends a message.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
@@ -17,7 +16,7 @@ use serde::Serialize;
 use crate::options::{fresh_run, resolve};
 use crate::process;
 use crate::report::{mib, thousands};
-use crate::{mqtt, wire};
+use crate::{files, mqtt, wire};
 
 /// Connections opened side by side.
 const CHUNK: usize = 64;
@@ -99,11 +98,7 @@ pub(crate) fn measure(
     pid: Option<u32>,
 ) -> anyhow::Result<IdleReport> {
     ensure!(connections > 0, "--connections must be at least 1");
-    let files = open_files_max();
-    ensure!(
-        connections + 64 <= files,
-        "{connections} connections need more than the {files} files this process may open: raise it with ulimit -n"
-    );
+    files::make_room(connections)?;
     let rss = || pid.map(|pid| process::tree(pid).rss);
     let rss_before = rss();
     let run = fresh_run();
@@ -183,32 +178,9 @@ fn packet(stream: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// How many files this process may have open; a careful guess where /proc does not say.
-pub(crate) fn open_files_max() -> usize {
-    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    soft_limit(&limits).unwrap_or(1024)
-}
-
-fn soft_limit(limits: &str) -> Option<usize> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    match line.split_ascii_whitespace().next()? {
-        "unlimited" => Some(usize::MAX),
-        number => number.parse().ok(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_limit_of_open_files_is_read() {
-        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 4096  files\n";
-        assert_eq!(soft_limit(limits), Some(1024));
-        assert_eq!(soft_limit("Max open files unlimited unlimited files"), Some(usize::MAX));
-        assert_eq!(soft_limit(""), None);
-        assert!(open_files_max() >= 64);
-    }
 
     /// A broker of three lines: enough to see that each connection logs in and subscribes once.
     #[test]

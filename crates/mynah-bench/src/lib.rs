@@ -10,6 +10,7 @@ mod amqp10;
 mod amqp10_codec;
 mod broker;
 mod engine;
+mod files;
 mod histogram;
 mod idle;
 mod markdown;

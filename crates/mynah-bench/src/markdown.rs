@@ -69,6 +69,19 @@ pub(crate) fn tables(results: &Results) -> String {
         table(&mut text, results, &saturated, &kinds, Some(" floor |"), figure, |row| {
             Some(format!(" {} |", cpu_floor(results, row)))
         });
+        if kinds.contains(&Kind::Mynah) {
+            text.push_str("## Mynah's speed as a multiple of each peer's (its share of the peer's CPU)\n\n");
+            let peers: Vec<Kind> = kinds.iter().copied().filter(|&kind| kind != Kind::Mynah).collect();
+            table(
+                &mut text,
+                results,
+                &saturated,
+                &peers,
+                None,
+                |row, kind| over(results, row, kind),
+                |_| None,
+            );
+        }
     }
     if !paced.is_empty() {
         text.push_str("## Delay at a given rate: p50 / p99 in microseconds (CPU microseconds a message)\n\n");
@@ -115,6 +128,13 @@ fn table(
         text.push('\n');
     }
     text.push('\n');
+}
+
+/// Mynah over one peer: speed, and CPU.
+fn over(results: &Results, row: usize, kind: Kind) -> Option<String> {
+    let (ours, theirs) = (results.cell(row, Kind::Mynah)?, results.cell(row, kind)?);
+    let (speed, cpu) = (ratio(ours.speed(), theirs.speed()), ratio(ours.cpu(), theirs.cpu()));
+    Some(format!("{speed:.1}x ({cpu:.2})"))
 }
 
 /// Mynah over the fastest peer of the row.
@@ -230,6 +250,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("| 0.100 | 1.000 | 0.2 of rumqttd: 0.10 |"), "{text}");
+        assert!(text.contains("| 7.0x (0.10) |"), "{text}");
         results.cells.clear();
         let text = tables(&results);
         assert!(text.contains("| - | - | - |"), "{text}");

@@ -16,7 +16,7 @@ use clap::Args;
 use crate::broker::{self, Broker};
 use crate::report::{Report, thousands, write_out};
 use crate::rows::{Kind, Row, rows};
-use crate::{engine, idle, markdown};
+use crate::{engine, files, idle, markdown};
 
 /// Idle connections: for most, and for brokers that need a quarter of a megabyte for each.
 const IDLE: usize = 10_000;
@@ -196,6 +196,7 @@ pub(crate) fn ratio(ours: Option<f64>, theirs: Option<f64>) -> f64 {
 ///
 /// Mynah does not start, nothing can be measured, the output cannot be written, or with `--check` a floor is missed.
 pub(crate) fn run(args: &PeersArgs) -> anyhow::Result<()> {
+    files::make_room(if args.quick { 2 * IDLE_HEAVY } else { IDLE })?;
     let rounds = if args.quick { 1 } else { args.rounds.max(1) };
     let (duration, warm_up) = if args.quick { (0.5, 0.2) } else { (args.duration, args.warm_up) };
     let time = |seconds| Duration::try_from_secs_f64(seconds).context("--duration and --warm-up are seconds");
@@ -314,13 +315,11 @@ fn start_all(args: &PeersArgs, folder: &Path) -> anyhow::Result<Vec<Broker>> {
 }
 
 fn facts(broker: &Broker, quick: bool) -> anyhow::Result<Facts> {
-    let most = idle::open_files_max().saturating_sub(200);
     let connections = match broker.kind {
         Kind::Rabbitmq => IDLE_HEAVY,
         _ if quick => IDLE_HEAVY,
         Kind::Mynah | Kind::Mosquitto | Kind::Nats | Kind::Rumqttd => IDLE,
     };
-    let connections = connections.min(most).max(1);
     let idle = idle::measure(broker.mqtt(), connections, None, Some(broker.pid()));
     let line = match &idle {
         Ok(report) => report.table().replace('\n', "  "),
