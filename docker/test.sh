@@ -2,7 +2,7 @@
 # Builds the image and runs the broker's part of compose.yaml for real: health, login, messages, restart, stop.
 #
 # Where no image can be pulled, stand-ins for the two base images are made with debootstrap; the Dockerfile is the same.
-# BASES=standin skips the attempt to pull. PROFILE=release builds faster than the shipped profile.
+# BASES=standin skips the attempt to pull. PROFILE=release builds faster than the shipped profile (cargo calls its default one "dev").
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,6 +35,7 @@ cleanup() {
             sleep 0.2
         done
     fi
+    umount "$work/engine/exec/netns/default" 2>/dev/null || true
     rm -rf "$work" 2>/dev/null || true
     exit "$code"
 }

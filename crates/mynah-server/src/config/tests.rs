@@ -370,3 +370,69 @@ fn a_file_that_is_not_there_is_said_so() {
     let refused = load(Some(Path::new("/nonexistent/m.yaml")), &[]).unwrap_err();
     assert!(refused.lines()[0].starts_with("/nonexistent/m.yaml: cannot be read: "), "{:?}", refused.lines());
 }
+
+#[test]
+fn deep_nesting_and_alias_bombs_are_refused() {
+    for deep in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)] {
+        let lines = refused(&deep, &[]);
+        assert!(lines[0].starts_with("m.yaml:1:"), "{}", lines[0]);
+    }
+    let bomb = (1..12).fold("a0: &a0 [x]\n".to_owned(), |text, n| {
+        let ten = vec![format!("*a{}", n - 1); 10].join(", ");
+        format!("{text}a{n}: &a{n} [{ten}]\n")
+    });
+    assert!(!refused(&bomb, &[]).is_empty());
+}
+
+mod fuzz {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Parts that make a file likely to be YAML, and likely to be wrong.
+    fn scrap() -> impl Strategy<Value = String> {
+        let known = [
+            "listeners",
+            "log",
+            "level",
+            "limits",
+            "auth",
+            "users",
+            "name",
+            "bind",
+            "password",
+            "login_timeout",
+        ];
+        let odd = [
+            "&a", "*a", "<<", "!!str", "|", ">", "---", "...", "? ", "- ", ": ", "{", "}", "[", "]", ", ",
+            "\n", "\n  ", "\t", "#", "'", "\"",
+        ];
+        prop_oneof![
+            proptest::sample::select(known.to_vec()).prop_map(str::to_owned),
+            proptest::sample::select(odd.to_vec()).prop_map(str::to_owned),
+            any::<i64>().prop_map(|n| n.to_string()),
+            "\\PC{0,8}",
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn fuzz_no_text_panics(text in proptest::collection::vec(scrap(), 0..40)) {
+            let _ = parse(&text.concat(), "m.yaml".to_owned(), &[]);
+        }
+
+        #[test]
+        fn fuzz_no_damage_to_the_documented_file_panics(at in 0..DOCUMENTED_DEFAULTS.len(), cut in 0..40_usize, put in scrap()) {
+            let head = DOCUMENTED_DEFAULTS.get(..at).unwrap_or_default();
+            let tail = DOCUMENTED_DEFAULTS.get(at.saturating_add(cut)..).unwrap_or_default();
+            let _ = parse(&format!("{head}{put}{tail}"), "m.yaml".to_owned(), &[]);
+        }
+
+        #[test]
+        fn fuzz_no_variable_panics(name in "MYNAH_[A-Z_0-9]{0,24}", value in "\\PC{0,16}") {
+            let _ = parse("", "m.yaml".to_owned(), &vars(&[(&name, &value)]));
+        }
+    }
+}
