@@ -48,8 +48,12 @@ fuzz: ## the fuzz and property tests with many more cases: CASES=100000
 	@bash tests/setup.sh build
 	PROPTEST_CASES=$(or $(CASES),20000) cargo test $(CARGO_FLAGS) --release --workspace fuzz
 
-bench: dist ## load a running broker: make bench ARGS="mqtt --address 127.0.0.1:1883"
-	$(TARGET)/dist/mynah bench $(or $(ARGS),--help)
+bench: dist ## load a running broker: make bench ARGS="run --help"
+	$(TARGET)/dist/mynah bench $(or $(ARGS),run --help)
+
+bench-peers: dist ## Mynah beside mosquitto, RabbitMQ, nats-server and rumqttd in one run; writes docs/benchmarks.md
+	@bash tests/setup.sh peers
+	$(TARGET)/dist/mynah bench peers --peers target/peers/bin --output docs/benchmarks.md $(ARGS)
 
 docker: ## build the image mynah:local (needs an engine and its base images)
 	docker build -f docker/Dockerfile -t mynah:local .

@@ -3,6 +3,7 @@
 #
 #   tests/setup.sh build     a Rust tool chain and a C compiler
 #   tests/setup.sh test      that, the reference clients of Debian and the Python clients in .venv
+#   tests/setup.sh peers     the brokers that `make bench-peers` measures Mynah beside
 #   tests/setup.sh docker    a container engine, compose and debootstrap
 #
 # Does nothing when everything is there. Never asks a question.
@@ -86,10 +87,32 @@ docker_engine() {
     [ ${#missing[@]} -eq 0 ] || apt "${missing[@]}"
 }
 
+peers() {
+    build
+    local missing=() package
+    for package in mosquitto rabbitmq-server nats-server; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || missing+=("$package")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        apt "${missing[@]}"
+        # Debian starts what it installs, on the ports Mynah wants; the benchmark starts its own, on others.
+        if [ -d /run/systemd/system ]; then
+            systemctl disable --now "${missing[@]}" >/dev/null 2>&1 || true
+        fi
+    fi
+    if ! command -v rumqttd >/dev/null && [ ! -x target/peers/bin/rumqttd ]; then
+        echo "setup: cargo install rumqttd into target/peers"
+        CARGO_TARGET_DIR=target/peers/build cargo install --quiet --locked --root target/peers rumqttd ||
+            stop "cargo install rumqttd failed"
+        rm -rf target/peers/build
+    fi
+}
+
 case "${1:-}" in
 build) build ;;
 lint) lint ;;
 test) test_clients ;;
+peers) peers ;;
 docker) docker_engine ;;
-*) stop "say what for: build, lint, test or docker" ;;
+*) stop "say what for: build, lint, test, peers or docker" ;;
 esac
