@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::ready::Entry;
+use super::ready::{Entry, Examined};
 use super::unsettled::Unsettled;
 use super::{ConsumerKey, ConsumerTerms};
 use crate::delivery::Delivery;
@@ -29,8 +29,9 @@ pub(super) struct Consumer<S> {
     pub(super) in_ring: bool,
     /// Its part of the queue's sum of usable credit.
     pub(super) counted: u64,
-    /// How far it knows what was set aside.
-    pub(super) examined: u64,
+    pub(super) examined: Examined,
+    /// There may be more aside for it than it had credit for.
+    pub(super) seeks: bool,
     /// Of a dispatch under way.
     pub(super) batch: Vec<Delivery>,
     /// Browser: by level, the number of the next message to look at.
@@ -63,7 +64,8 @@ impl<S> Consumer<S> {
             log: VecDeque::new(),
             in_ring: false,
             counted: 0,
-            examined: 0,
+            examined: Examined::default(),
+            seeks: false,
             batch: Vec::new(),
             cursors: Box::default(),
         }

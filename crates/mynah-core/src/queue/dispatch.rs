@@ -47,11 +47,15 @@ impl<S> Queue<S> {
             let Some(entry) = self.ready.pop() else { break };
             // Not what expires this very moment: a time to live of 0 means "at once or never".
             if entry.expires.is_some_and(|at| at < now) {
+                self.seek_on(&entry, None);
                 self.dead_letter(entry, Cause::Expired, None, effects);
                 continue;
             }
             match self.whose_turn(&entry) {
-                Some(slot) => self.deliver(slot, entry),
+                Some(slot) => {
+                    self.seek_on(&entry, Some(slot));
+                    self.deliver(slot, entry);
+                }
                 None => self.ready.set_aside(entry),
             }
         }
@@ -83,6 +87,24 @@ impl<S> Queue<S> {
                 Verdict::Refuses
             }
         })
+    }
+
+    /// A message is taken by one; others who may take it and know of more aside look for the next.
+    fn seek_on(&mut self, entry: &Entry, taker: Option<u32>) {
+        if self.seekers.is_empty() {
+            return;
+        }
+        for slot in std::mem::take(&mut self.seekers) {
+            let Some(consumer) = self.consumers.get(slot) else { continue };
+            if !consumer.seeks || !consumer.in_ring || consumer.counted == 0 {
+                continue;
+            }
+            if taker != Some(slot) && may_take(consumer, entry, &self.avoiding) {
+                self.seek(slot, 1);
+            } else {
+                self.seekers.push(slot);
+            }
+        }
     }
 
     fn deliver(&mut self, slot: u32, mut entry: Entry) {

@@ -104,6 +104,8 @@ pub struct Queue<S> {
     keys: FastMap<ConsumerKey, u32>,
     ring: Ring,
     browsers: Vec<u32>,
+    /// Consumers with credit for whom there may be more aside; usually none.
+    seekers: Vec<u32>,
     draining: VecDeque<u32>,
     /// Of all consumers that may get messages; while it is 0 there is nobody to look for.
     usable_credit: u64,
@@ -131,6 +133,7 @@ impl<S> Queue<S> {
             keys: FastMap::default(),
             ring: Ring::default(),
             browsers: Vec::new(),
+            seekers: Vec::new(),
             draining: VecDeque::new(),
             usable_credit: 0,
             attached: 0,
@@ -414,6 +417,7 @@ impl<S> Queue<S> {
             self.ring.leave(slot);
         }
         self.draining.retain(|member| *member != slot);
+        self.seekers.retain(|member| *member != slot);
         match consumer.terms.role {
             Role::Consumer => {
                 self.attached -= 1;
@@ -483,16 +487,37 @@ impl<S> Queue<S> {
         };
         let usable = if waits { 0 } else { u64::from(consumer.credit()) };
         self.usable_credit = self.usable_credit - consumer.counted + usable;
-        consumer.counted = usable;
-        if usable == 0 || consumer.in_ring {
+        let before = std::mem::replace(&mut consumer.counted, usable);
+        if usable == 0 {
+            return;
+        }
+        if consumer.in_ring {
+            // Who was in the ring all the time has refused what was set aside meanwhile.
+            if consumer.seeks && usable > before {
+                self.seek(slot, usable - before);
+            }
             return;
         }
         consumer.in_ring = true;
-        let may_take = |entry: &Entry| dispatch::may_take(consumer, entry, &self.avoiding);
-        consumer.examined = self.ready.recall(consumer.examined, may_take);
         match consumer.terms.role {
             Role::Getter => self.ring.join_getters(slot),
             Role::Consumer | Role::Browser => self.ring.join(consumer.terms.priority, slot),
+        }
+        self.seek(slot, usable);
+    }
+
+    /// Recalls for a consumer what was set aside: so that in delivery order the next messages that it may take, as many as
+    /// it has credit, are not aside.
+    fn seek(&mut self, slot: u32, most: u64) {
+        let Some(consumer) = self.consumers.get_mut(slot) else { return };
+        let mut examined = consumer.examined;
+        let all = self
+            .ready
+            .recall(&mut examined, most, |entry| dispatch::may_take(consumer, entry, &self.avoiding));
+        consumer.examined = examined;
+        consumer.seeks = !all;
+        if !all && !self.seekers.contains(&slot) {
+            self.seekers.push(slot);
         }
     }
 }

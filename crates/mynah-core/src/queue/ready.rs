@@ -33,6 +33,32 @@ pub(super) struct Entry {
     pub(super) avoids: bool,
 }
 
+/// A place in the delivery order: by priority, then by number.
+pub(super) type Rank = (Reverse<u8>, u64);
+
+const FIRST: Rank = (Reverse(u8::MAX), 0);
+const LAST: Rank = (Reverse(0), u64::MAX);
+
+impl Entry {
+    fn rank(&self) -> Rank {
+        (Reverse(self.level), self.seq)
+    }
+}
+
+/// How far a consumer knows what is set aside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Examined {
+    /// It may take nothing before this, of what was aside at `log`.
+    rank: Rank,
+    log: u64,
+}
+
+impl Default for Examined {
+    fn default() -> Self {
+        Self { rank: FIRST, log: 0 }
+    }
+}
+
 /// A place in the deque. Taking a message from the middle leaves its number, so that the deque stays sorted.
 #[derive(Debug)]
 enum Place {
@@ -149,10 +175,10 @@ fn merged<'e>(
 pub(super) struct Ready {
     /// Lowest priority first.
     levels: Vec<Level>,
-    aside: BTreeMap<u64, Entry>,
-    /// What was set aside, in that order, from number `aside_from` on. Some may be aside no more.
-    aside_log: VecDeque<u64>,
-    aside_from: u64,
+    aside: BTreeMap<Rank, Entry>,
+    /// What was set aside, in that order, from number `log_from` on. Some may be aside no more.
+    log: VecDeque<Rank>,
+    log_from: u64,
     /// Times and numbers of what expires; also of some that are not here any more.
     expiries: BinaryHeap<Reverse<(Instant, u64, u8)>>,
     len: u64,
@@ -165,8 +191,8 @@ impl Ready {
         Self {
             levels: (0..levels).map(|_| Level::default()).collect(),
             aside: BTreeMap::new(),
-            aside_log: VecDeque::new(),
-            aside_from: 0,
+            log: VecDeque::new(),
+            log_from: 0,
             expiries: BinaryHeap::new(),
             len: 0,
             bytes: 0,
@@ -247,17 +273,14 @@ impl Ready {
             .iter_mut()
             .filter_map(|level| Some((level.first_seq()?, level)))
             .min_by_key(|it| it.0);
-        let aside = self.aside.first_entry();
+        let first_aside = |level: u8| {
+            let (rank, _) = self.aside.range((Reverse(level), 0)..=(Reverse(level), u64::MAX)).next()?;
+            Some(*rank)
+        };
+        let aside = (0..PRIORITY_LEVELS).filter_map(first_aside).min_by_key(|(_, seq)| *seq);
         let entry = match (oldest, aside) {
-            (Some((seq, level)), Some(aside)) => {
-                if seq < *aside.key() {
-                    level.pop()?
-                } else {
-                    aside.remove()
-                }
-            }
-            (Some((_, level)), None) => level.pop()?,
-            (None, aside) => aside?.remove(),
+            (Some((seq, level)), aside) if aside.is_none_or(|aside| seq < aside.1) => level.pop()?,
+            (_, aside) => self.aside.remove(&aside?)?,
         };
         self.count_out(&entry);
         Some(entry)
@@ -267,34 +290,51 @@ impl Ready {
     pub(super) fn set_aside(&mut self, entry: Entry) {
         self.len += 1;
         self.bytes += u64::from(entry.size);
-        self.aside_log.push_back(entry.seq);
-        self.aside.insert(entry.seq, entry);
-        if self.aside_log.len() > 2 * self.aside.len() + 64 {
-            self.aside_from += self.aside_log.len() as u64;
-            self.aside_log = self.aside.keys().copied().collect();
+        self.log.push_back(entry.rank());
+        self.aside.insert(entry.rank(), entry);
+        if self.log.len() > 2 * self.aside.len() + 64 {
+            self.log_from = self.log_end();
+            self.log = self.aside.keys().copied().collect();
         }
     }
 
-    /// Takes back into the order what was set aside since `from` and may be taken now. Answers where to begin next time.
-    pub(super) fn recall(&mut self, from: u64, mut may_take: impl FnMut(&Entry) -> bool) -> u64 {
-        let end = self.aside_from + self.aside_log.len() as u64;
-        if self.aside.is_empty() || from >= end {
-            return end;
+    fn log_end(&self) -> u64 {
+        self.log_from + self.log.len() as u64
+    }
+
+    /// Takes back into the order the next of what is aside and may be taken, `most` at most. True if that is all there is.
+    pub(super) fn recall(
+        &mut self,
+        examined: &mut Examined,
+        most: u64,
+        mut may_take: impl FnMut(&Entry) -> bool,
+    ) -> bool {
+        let log_end = self.log_end();
+        if self.aside.is_empty() {
+            *examined = Examined { rank: LAST, log: log_end };
+            return true;
         }
-        let skip = usize::try_from(from.saturating_sub(self.aside_from)).unwrap_or(usize::MAX);
-        for seq in self.aside_log.range(skip..) {
-            if self.aside.get(seq).is_some_and(&mut may_take)
-                && let Some(entry) = self.aside.remove(seq)
+        let skip = examined.log.saturating_sub(self.log_from);
+        for rank in self.log.range(usize::try_from(skip).unwrap_or(usize::MAX).min(self.log.len())..) {
+            examined.rank = examined.rank.min(*rank);
+        }
+        examined.log = log_end;
+        let mut recalled = 0;
+        while recalled < most {
+            let next = self.aside.range(examined.rank..).find(|(_, entry)| may_take(entry));
+            let Some((&rank, _)) = next else {
+                examined.rank = LAST;
+                return true;
+            };
+            examined.rank = (rank.0, rank.1 + 1);
+            recalled += 1;
+            if let Some(entry) = self.aside.remove(&rank)
                 && let Some(level) = self.levels.get_mut(usize::from(entry.level))
             {
                 level.put_back(entry);
             }
         }
-        if self.aside.is_empty() {
-            self.aside_log.clear();
-            self.aside_from = end;
-        }
-        end
+        false
     }
 
     /// The next that is due, wherever it stands.
@@ -305,7 +345,7 @@ impl Ready {
             }
             self.expiries.pop();
             let waiting = self.levels.get_mut(usize::from(level)).and_then(|level| level.take(seq));
-            if let Some(entry) = waiting.or_else(|| self.aside.remove(&seq)) {
+            if let Some(entry) = waiting.or_else(|| self.aside.remove(&(Reverse(level), seq))) {
                 self.count_out(&entry);
                 return Some(entry);
             }
@@ -315,6 +355,11 @@ impl Ready {
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.expiries.peek().map(|Reverse((at, _, _))| *at)
+    }
+
+    #[cfg(test)]
+    pub(super) fn aside_len(&self) -> usize {
+        self.aside.len()
     }
 
     #[cfg(test)]
@@ -329,21 +374,16 @@ impl Ready {
 
     /// One level's messages with a number of at least `from`, in order.
     pub(super) fn iter_level(&self, level: usize, from: u64) -> impl Iterator<Item = &Entry> {
-        let aside = self.aside.range(from..).map(|(_, entry)| entry);
-        let aside = aside.filter(move |entry| usize::from(entry.level) == level);
-        merged(self.levels.get(level).into_iter().flat_map(move |level| level.iter_from(from)), aside)
+        let name = u8::try_from(level).unwrap_or(u8::MAX);
+        let aside = self.aside.range((Reverse(name), from)..=(Reverse(name), u64::MAX));
+        let waiting = self.levels.get(level).into_iter().flat_map(move |level| level.iter_from(from));
+        merged(waiting, aside.map(|(_, entry)| entry))
     }
 
     /// Empties it, in delivery order.
     pub(super) fn drain(&mut self) -> Vec<Entry> {
-        let levels = u8::try_from(self.levels.len()).ok();
-        let empty = Self::new(levels.map(|levels| levels - 1));
-        let mut old = std::mem::replace(self, Self { aside_from: self.aside_end(), ..empty });
-        old.recall(0, |_| true);
-        std::iter::from_fn(|| old.pop()).collect()
-    }
-
-    fn aside_end(&self) -> u64 {
-        self.aside_from + self.aside_log.len() as u64
+        self.recall(&mut Examined::default(), u64::MAX, |_| true);
+        self.expiries.clear();
+        std::iter::from_fn(|| self.pop()).collect()
     }
 }

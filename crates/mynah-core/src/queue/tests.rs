@@ -663,3 +663,33 @@ fn queues_without_credit_look_at_nobody() {
     desk.settle(50, &[51], &Outcome::Accepted);
     assert_eq!(desk.dispatch(), "50:x");
 }
+
+#[test]
+fn what_is_aside_costs_a_consumer_only_its_credit() {
+    let mut desk = Desk::with(&[ConsumerTerms { no_local: Some(7), ..terms(CreditMode::Window(9)) }]);
+    for _ in 0..500 {
+        desk.push_from(7, "a", Header::default()).unwrap();
+    }
+    desk.attach(2, terms(CreditMode::Window(1)));
+    for tag in 1..=500 {
+        assert_eq!(desk.dispatch(), "2:a");
+        assert_eq!(desk.queue.ready.aside_len(), 500 - tag);
+        desk.settle(2, &[tag as u64], &Outcome::Accepted);
+    }
+    assert_eq!(desk.queue.ready(), 0);
+}
+
+#[test]
+fn what_comes_and_goes_aside_is_found_again() {
+    let mut desk = Desk::with(&[terms(CreditMode::Window(9)), terms(CreditMode::Window(0))]);
+    for round in 1..200 {
+        desk.push("a");
+        assert_eq!(desk.dispatch(), "1:a");
+        desk.settle(1, &[round], &NOT_HERE);
+        assert_eq!((desk.dispatch().as_str(), desk.queue.ready()), ("", 1));
+        desk.queue.set_window(key(2), 1);
+        assert_eq!(desk.dispatch(), "2:a");
+        desk.queue.set_window(key(2), 0);
+        desk.settle(2, &[round], &Outcome::Accepted);
+    }
+}
