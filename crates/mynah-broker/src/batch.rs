@@ -39,6 +39,8 @@ pub struct Batch {
     deliveries: Vec<Delivery>,
     dead: VecDeque<DeadLetter>,
     burying: bool,
+    /// Between begin and end; still set at the next begin if a task panicked in between.
+    busy: bool,
     pub touched: Vec<Arc<Inbox>>,
     pub effects: Vec<Effect>,
     pub replies: Vec<(Ticket, Reply)>,
@@ -72,6 +74,7 @@ impl Batch {
             deliveries: Vec::new(),
             dead: VecDeque::new(),
             burying: false,
+            busy: false,
             touched: Vec::new(),
             effects: Vec::new(),
             replies: Vec::new(),
@@ -89,6 +92,10 @@ impl Batch {
         counters: &Arc<ProtocolCounters>,
         last_route: Option<Arc<Route>>,
     ) {
+        if std::mem::replace(&mut self.busy, true) {
+            *self = Self::new(Arc::clone(counters));
+            self.busy = true;
+        }
         self.publisher = inbox.connection();
         self.inbox = Some(Arc::clone(inbox));
         self.route = last_route;
@@ -101,6 +108,7 @@ impl Batch {
 
     /// Everything was handed over: tells the registry, and gives back the route for the connection's next turn.
     pub fn end(&mut self) -> Option<Arc<Route>> {
+        self.busy = false;
         self.meter.report();
         self.inbox = None;
         self.route.take()

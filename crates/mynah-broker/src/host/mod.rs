@@ -128,6 +128,12 @@ impl Turn<'_> {
         self.host.last_route = self.batch.end();
     }
 
+    /// Hands over what was published and settled so far, so that its replies are there.
+    pub fn flush(&mut self) {
+        self.flush_settlements();
+        self.batch.flush(&self.host.host, self.now);
+    }
+
     fn reply(&mut self, ticket: Ticket, reply: Reply) {
         // Replies come in the order of the requests: what is still in the run is answered first.
         self.batch.flush(&self.host.host, self.now);

@@ -1,0 +1,566 @@
+//! The only read and write loop of the product: one task a connection, which owns its socket.
+//!
+//! A turn reads everything that is there, lets the protocol handle it, takes everything from the inbox, hands over what was
+//! published, wakes the receivers, and writes once. So system calls per message fall as load rises.
+//!
+//! Never: knows a protocol, waits for the broker, writes another connection's socket.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use mynah_broker::batch::Batch;
+use mynah_broker::{ConnectionHost, Taken, pool};
+use mynah_core::protocol::{Connection, Detect, Farewell, Input, Peer, Violation};
+use tracing::{debug, info};
+
+use crate::deadlines::Armed;
+use crate::limits::{
+    DETECT_BYTES_MAX, FAREWELL, LINGER, READ_BYTES, READ_BYTES_MAX, REST_BYTES_COPIED, ROUNDS_MAX,
+    WIRE_BYTES_HIGH,
+};
+use crate::listener::{Shared, Speaks};
+use crate::transport::Transport;
+
+/// What a thread lends to the connection it polls.
+struct Scratch {
+    batch: Option<Batch>,
+    taken: Taken,
+    read: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { batch: None, taken: Taken::default(), read: vec![0; READ_BYTES_MAX] });
+}
+
+/// One connection from accept to close.
+pub struct Driver<T> {
+    transport: T,
+    shared: Arc<Shared>,
+    stage: Stage,
+    /// Received and not consumed.
+    rest: BytesMut,
+    armed: Option<Armed>,
+    started: Instant,
+    peer: Box<Peer>,
+    big_reads: bool,
+    write_blocked: bool,
+    told_to_stop: bool,
+    /// When the farewell that is to be written was begun.
+    closing_since: Option<Instant>,
+}
+
+enum Stage {
+    /// Which of the listener's protocols is it?
+    Detecting(Arc<[Speaks]>),
+    Speaking(Box<Speaking>),
+    /// All is said; waiting for the peer to read it.
+    Lingering(Instant),
+    Done,
+}
+
+struct Speaking {
+    connection: Box<dyn Connection>,
+    host: ConnectionHost,
+}
+
+/// How a part of a turn went on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Idle,
+    Progress,
+    /// The peer has closed, or the socket is broken.
+    Gone,
+}
+
+impl<T> std::fmt::Debug for Driver<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport> Driver<T> {
+    #[must_use]
+    pub fn new(transport: T, shared: Arc<Shared>, speaks: Arc<[Speaks]>, peer: Peer, now: Instant) -> Self {
+        Self {
+            transport,
+            shared,
+            stage: Stage::Detecting(speaks),
+            rest: BytesMut::new(),
+            armed: None,
+            started: now,
+            peer: Box::new(peer),
+            big_reads: false,
+            write_blocked: false,
+            told_to_stop: false,
+            closing_since: None,
+        }
+    }
+
+    fn poll_with(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
+        let now = Instant::now();
+        for _ in 0..ROUNDS_MAX {
+            let flow = match &self.stage {
+                Stage::Detecting(_) => self.detect(cx, scratch, now),
+                Stage::Speaking(_) => self.turn(cx, scratch, now),
+                Stage::Lingering(until) => {
+                    let until = *until;
+                    self.linger(cx, scratch, now, until)
+                }
+                Stage::Done => return Poll::Ready(()),
+            };
+            match flow {
+                Flow::Progress => {}
+                Flow::Gone => {
+                    self.leave(scratch, now);
+                    return Poll::Ready(());
+                }
+                Flow::Idle => {
+                    self.arm(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+        // There may be more, but others have waited for this thread.
+        cx.waker().wake_by_ref();
+        self.arm(cx);
+        Poll::Pending
+    }
+
+    // ---- before the protocol is known ----
+
+    fn detect(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Flow {
+        let late = now >= self.started + self.shared.config.detect_timeout;
+        if late || self.shared.is_stopping() {
+            return Flow::Gone;
+        }
+        let buffer = scratch.read.get_mut(..READ_BYTES).unwrap_or_default();
+        match self.transport.poll_read(cx, buffer) {
+            Poll::Pending => return Flow::Idle,
+            Poll::Ready(Ok(0) | Err(_)) => return Flow::Gone,
+            Poll::Ready(Ok(count)) => self.rest.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+        }
+        let Stage::Detecting(speaks) = &self.stage else { return Flow::Progress };
+        let mut undecided = false;
+        let found = speaks.iter().find(|speaks| match speaks.protocol.detect(&self.rest) {
+            Detect::Yes => true,
+            Detect::No => false,
+            Detect::NeedMore => {
+                undecided = true;
+                false
+            }
+        });
+        if let Some(Speaks { protocol, counters }) = found {
+            let connection = protocol.accept(&self.peer, now);
+            let host = ConnectionHost::new(&self.shared.broker, &self.peer, counters, now);
+            host.inbox.set_waker(cx.waker());
+            debug!(conn = self.peer.connection, peer = %self.peer.address, proto = protocol.name(), "connected");
+            self.stage = Stage::Speaking(Box::new(Speaking { connection, host }));
+            return Flow::Progress;
+        }
+        if undecided && self.rest.len() < DETECT_BYTES_MAX {
+            return Flow::Progress;
+        }
+        info!(conn = self.peer.connection, peer = %self.peer.address, "closed: the first bytes are no protocol of this listener");
+        let answer =
+            speaks.iter().map(|speaks| speaks.protocol.refuse_unknown()).find(|answer| !answer.is_empty());
+        // A header is a few bytes into an empty socket buffer; if it does not fit, the peer does not read.
+        if let Some(answer) = answer {
+            let _ = self.transport.poll_write(cx, answer);
+        }
+        self.begin_linger(now);
+        Flow::Progress
+    }
+
+    // ---- the turn of a speaking connection ----
+
+    fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Flow {
+        let mut flow = self.read(cx, scratch, now);
+        if flow == Flow::Gone {
+            return flow;
+        }
+        match self.handle_rest_of_turn(scratch, now, flow == Flow::Progress) {
+            Ok(true) => flow = Flow::Progress,
+            Ok(false) => {}
+            Err(violation) => {
+                self.note_violation(&violation);
+            }
+        }
+        if self.farewell_is_late(now) {
+            return Flow::Gone;
+        }
+        match self.write(cx) {
+            Flow::Gone => return Flow::Gone,
+            Flow::Progress => {}
+            Flow::Idle => return Flow::Idle,
+        }
+        let Stage::Speaking(speaking) = &mut self.stage else { return Flow::Progress };
+        if speaking.host.closing.is_some() && speaking.host.wire.is_empty() {
+            self.leave(scratch, now);
+            self.begin_linger(now);
+            return Flow::Progress;
+        }
+        flow
+    }
+
+    /// A farewell that the peer does not read must not keep the socket for ever.
+    fn farewell_is_late(&mut self, now: Instant) -> bool {
+        let Stage::Speaking(speaking) = &self.stage else { return false };
+        speaking.host.closing.is_some() && now >= *self.closing_since.get_or_insert(now) + FAREWELL
+    }
+
+    fn note_violation(&mut self, violation: &Violation) {
+        let Stage::Speaking(speaking) = &mut self.stage else { return };
+        speaking.host.info.counters.violations.inc();
+        speaking.host.closing.get_or_insert(Farewell::Abrupt { expiry: None });
+        info!(
+            conn = self.peer.connection,
+            peer = %self.peer.address,
+            proto = speaking.host.info.counters.protocol,
+            kind = ?violation.kind,
+            reason = %violation.text,
+            "closed: the peer broke the protocol"
+        );
+    }
+
+    /// Reads once, if there is room for what it may cause, and lets the protocol handle it.
+    fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Flow {
+        let Stage::Speaking(speaking) = &mut self.stage else { return Flow::Progress };
+        let Speaking { connection, host } = &mut **speaking;
+        if host.closing.is_some() || host.wire.len() > WIRE_BYTES_HIGH || host.is_paused() {
+            return Flow::Idle;
+        }
+        let kept = self.rest.len();
+        let size = if self.big_reads { READ_BYTES_MAX } else { READ_BYTES };
+        let copied = kept <= REST_BYTES_COPIED;
+        // A small rest stands in front of what is read; a large one is appended to.
+        let start = if copied { kept } else { 0 };
+        let Some(buffer) = scratch.read.get_mut(start..size) else { return Flow::Gone };
+        let count = match self.transport.poll_read(cx, buffer) {
+            Poll::Pending => return Flow::Idle,
+            Poll::Ready(Ok(0) | Err(_)) => return Flow::Gone,
+            Poll::Ready(Ok(count)) => count,
+        };
+        self.big_reads = count == buffer.len();
+        let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
+        host.info.counters.received_bytes.inc_by(count as u64);
+        let mut rest = std::mem::take(&mut self.rest);
+        let result = if copied {
+            if let Some(front) = scratch.read.get_mut(..kept) {
+                front.copy_from_slice(&rest);
+            }
+            let all = scratch.read.get(..kept + count).unwrap_or_default();
+            let handled = handle_bytes(connection.as_mut(), host, batch, now, all);
+            rest.clear();
+            handled.map(|used| rest.extend_from_slice(all.get(used..).unwrap_or_default()))
+        } else {
+            rest.extend_from_slice(scratch.read.get(..count).unwrap_or_default());
+            handle_bytes(connection.as_mut(), host, batch, now, &rest).map(|used| rest.advance(used))
+        };
+        // An idle connection owns no buffer.
+        self.rest = if rest.is_empty() { BytesMut::new() } else { rest };
+        if let Err(violation) = result {
+            self.rest = BytesMut::new();
+            self.note_violation(&violation);
+        }
+        Flow::Progress
+    }
+
+    /// Deadline, stop, inbox. True if something was there.
+    fn handle_rest_of_turn(
+        &mut self,
+        scratch: &mut Scratch,
+        now: Instant,
+        read: bool,
+    ) -> Result<bool, Violation> {
+        let stopping = self.shared.is_stopping()
+            && !std::mem::replace(&mut self.told_to_stop, self.shared.is_stopping());
+        let Stage::Speaking(speaking) = &mut self.stage else { return Ok(false) };
+        let Speaking { connection, host } = &mut **speaking;
+        let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
+        let mut active = false;
+        if host.closing.is_none() && connection.deadline().is_some_and(|at| at <= now) {
+            active = true;
+            handle(connection.as_mut(), host, batch, now, Input::Deadline)?;
+        }
+        if stopping && host.closing.is_none() {
+            active = true;
+            handle(connection.as_mut(), host, batch, now, Input::Shutdown)?;
+        }
+        if host.inbox.patience_ends().is_some_and(|at| at <= now) {
+            host.inbox.give_up_waiting().iter().for_each(|publisher| publisher.nudge());
+        }
+        if self.write_blocked || host.wire.len() > WIRE_BYTES_HIGH {
+            return Ok(active);
+        }
+        let taken = &mut scratch.taken;
+        host.inbox.take(connection.marked_credit(), taken);
+        taken.resumed.drain(..).for_each(|publisher| publisher.nudge());
+        if taken.is_empty() {
+            pool::give_run(std::mem::take(&mut taken.run));
+            // What the connection could not do before the reply came, it may do now.
+            if active && !self.rest.is_empty() && !read {
+                self.handle_again(scratch, now)?;
+            }
+            return Ok(active);
+        }
+        let answered = !taken.replies.is_empty();
+        let result = handle_taken(connection.as_mut(), host, batch, now, taken);
+        if result.is_err() {
+            *taken = Taken::default();
+        }
+        result?;
+        if answered && !self.rest.is_empty() {
+            self.handle_again(scratch, now)?;
+        }
+        Ok(true)
+    }
+
+    /// Shows the connection again what it left.
+    fn handle_again(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), Violation> {
+        let Stage::Speaking(speaking) = &mut self.stage else { return Ok(()) };
+        let Speaking { connection, host } = &mut **speaking;
+        if host.closing.is_some() {
+            return Ok(());
+        }
+        let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
+        let used = handle_bytes(connection.as_mut(), host, batch, now, &self.rest)?;
+        self.rest.advance(used);
+        if self.rest.is_empty() {
+            self.rest = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Writes what there is. `Progress`: all of it (or nothing was there); `Idle`: the socket is full.
+    fn write(&mut self, cx: &mut Context<'_>) -> Flow {
+        let Stage::Speaking(speaking) = &mut self.stage else { return Flow::Progress };
+        let wire = &mut speaking.host.wire;
+        while !wire.is_empty() {
+            match self.transport.poll_write(cx, wire) {
+                Poll::Pending => {
+                    self.write_blocked = true;
+                    return Flow::Idle;
+                }
+                Poll::Ready(Ok(count)) => {
+                    speaking.host.info.counters.sent_bytes.inc_by(count as u64);
+                    wire.advance(count);
+                }
+                Poll::Ready(Err(_)) => return Flow::Gone,
+            }
+        }
+        self.write_blocked = false;
+        if wire.capacity() > 0 {
+            pool::give_buffer(std::mem::take(wire));
+        }
+        Flow::Progress
+    }
+
+    // ---- the end ----
+
+    fn leave(&mut self, scratch: &mut Scratch, now: Instant) {
+        self.armed = None;
+        let stage = std::mem::replace(&mut self.stage, Stage::Done);
+        let Stage::Speaking(speaking) = stage else { return };
+        let Speaking { mut connection, mut host } = *speaking;
+        let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
+        let mut turn = host.turn(batch, now);
+        // The connection parks its state; whatever it says of violations, it is over.
+        let _ = connection.handle(now, Input::Lost, &mut turn);
+        turn.leave();
+        turn.batch.replies.clear();
+        turn.finish();
+        debug!(conn = self.peer.connection, peer = %self.peer.address, "disconnected");
+    }
+
+    fn begin_linger(&mut self, now: Instant) {
+        self.transport.close_write();
+        self.rest = BytesMut::new();
+        self.stage = Stage::Lingering(now + LINGER);
+    }
+
+    /// Reads and forgets, so that the farewell is not lost to a reset.
+    fn linger(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant, until: Instant) -> Flow {
+        if now >= until {
+            return Flow::Gone;
+        }
+        match self.transport.poll_read(cx, &mut scratch.read) {
+            Poll::Pending => Flow::Idle,
+            Poll::Ready(Ok(0) | Err(_)) => Flow::Gone,
+            Poll::Ready(Ok(_)) => Flow::Progress,
+        }
+    }
+
+    /// Sees to it that the task is woken at its next deadline.
+    fn arm(&mut self, cx: &Context<'_>) {
+        let next = match &self.stage {
+            Stage::Detecting(_) => Some(self.started + self.shared.config.detect_timeout),
+            Stage::Lingering(until) => Some(*until),
+            Stage::Speaking(speaking) => {
+                let own = match self.closing_since {
+                    Some(since) => Some(since + FAREWELL),
+                    None => speaking.connection.deadline(),
+                };
+                [own, speaking.host.inbox.patience_ends()].into_iter().flatten().min()
+            }
+            Stage::Done => None,
+        };
+        let Some(next) = next else {
+            self.armed = None;
+            return;
+        };
+        let now = Instant::now();
+        if self.armed.as_ref().is_none_or(|armed| armed.at() > next || armed.at() <= now) {
+            self.armed = Some(self.shared.deadlines.arm(next, cx.waker()));
+        }
+    }
+}
+
+/// Lets the connection handle bytes until it has consumed what it can, with the replies that came meanwhile.
+fn handle_bytes(
+    connection: &mut dyn Connection,
+    host: &mut ConnectionHost,
+    batch: &mut Batch,
+    now: Instant,
+    bytes: &[u8],
+) -> Result<usize, Violation> {
+    let mut used = 0;
+    let mut turn = host.turn(batch, now);
+    let result = loop {
+        let rest = bytes.get(used..).unwrap_or_default();
+        if !rest.is_empty() && turn.host.closing.is_none() {
+            match connection.handle(now, Input::Bytes(rest), &mut turn) {
+                Ok(count) => used += count,
+                Err(violation) => break Err(violation),
+            }
+        }
+        match answer(connection, &mut turn, now) {
+            Ok(true) => {}
+            Ok(false) => break Ok(used),
+            Err(violation) => break Err(violation),
+        }
+    };
+    turn.finish();
+    result
+}
+
+fn handle(
+    connection: &mut dyn Connection,
+    host: &mut ConnectionHost,
+    batch: &mut Batch,
+    now: Instant,
+    input: Input<'_>,
+) -> Result<(), Violation> {
+    let mut turn = host.turn(batch, now);
+    let result =
+        connection.handle(now, input, &mut turn).and_then(|_| answer_all(connection, &mut turn, now));
+    turn.finish();
+    result
+}
+
+/// Passes on the replies there are. True if there were any.
+fn answer(
+    connection: &mut dyn Connection,
+    turn: &mut mynah_broker::Turn<'_>,
+    now: Instant,
+) -> Result<bool, Violation> {
+    turn.flush();
+    if turn.batch.replies.is_empty() {
+        return Ok(false);
+    }
+    let mut replies = std::mem::take(&mut turn.batch.replies);
+    let result = connection.handle(now, Input::Replies(&mut replies), turn);
+    replies.clear();
+    if turn.batch.replies.is_empty() {
+        turn.batch.replies = replies;
+    }
+    result.map(|_| true)
+}
+
+fn answer_all(
+    connection: &mut dyn Connection,
+    turn: &mut mynah_broker::Turn<'_>,
+    now: Instant,
+) -> Result<(), Violation> {
+    while answer(connection, turn, now)? {}
+    Ok(())
+}
+
+/// Everything from the inbox, in the order replies, runs, deliveries, notices.
+fn handle_taken(
+    connection: &mut dyn Connection,
+    host: &mut ConnectionHost,
+    batch: &mut Batch,
+    now: Instant,
+    taken: &mut Taken,
+) -> Result<(), Violation> {
+    let mut turn = host.turn(batch, now);
+    let result = handle_each(connection, &mut turn, now, taken);
+    turn.finish();
+    result
+}
+
+fn handle_each(
+    connection: &mut dyn Connection,
+    turn: &mut mynah_broker::Turn<'_>,
+    now: Instant,
+    taken: &mut Taken,
+) -> Result<(), Violation> {
+    if !taken.replies.is_empty() {
+        connection.handle(now, Input::Replies(&mut taken.replies), turn)?;
+        taken.replies.clear();
+        answer_all(connection, turn, now)?;
+    }
+    if !taken.run.bytes.is_empty() {
+        let mut run = std::mem::take(&mut taken.run);
+        turn.batch.meter.delivered += u64::from(run.frames);
+        if !run.marks.is_empty() {
+            let input = Input::Encoded { bytes: &mut run.bytes, marks: &run.marks };
+            connection.handle(now, input, turn)?;
+        }
+        if turn.host.wire.is_empty() {
+            // The run becomes the wire: no copy.
+            std::mem::swap(&mut turn.host.wire, &mut run.bytes);
+        } else {
+            turn.host.wire.extend_from_slice(&run.bytes);
+        }
+        run.clear();
+        pool::give_run(run);
+    }
+    if !taken.deliveries.is_empty() {
+        turn.sent(&taken.deliveries);
+        connection.handle(now, Input::Deliveries(&mut taken.deliveries), turn)?;
+        taken.deliveries.clear();
+        answer_all(connection, turn, now)?;
+    }
+    for notice in taken.notices.drain(..) {
+        connection.handle(now, Input::Notice(notice), turn)?;
+        answer_all(connection, turn, now)?;
+    }
+    Ok(())
+}
+
+impl<T: Transport> Future for Driver<T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        SCRATCH.with_borrow_mut(|scratch| self.poll_with(cx, scratch))
+    }
+}
+
+impl<T> Drop for Driver<T> {
+    /// A task that is dropped in the middle (a panic, the end of the runtime) must not leave consumers behind.
+    fn drop(&mut self) {
+        if let Stage::Speaking(speaking) = &mut self.stage {
+            let mut batch = Batch::new(Arc::clone(&speaking.host.info.counters));
+            let mut turn = speaking.host.turn(&mut batch, Instant::now());
+            turn.leave();
+            turn.finish();
+        }
+    }
+}

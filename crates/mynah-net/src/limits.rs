@@ -1,0 +1,33 @@
+//! Every bound of the connections' running, with its reason.
+
+use std::time::Duration;
+
+/// Bytes asked for in one read.
+pub const READ_BYTES: usize = 64 * 1024;
+
+/// Bytes asked for when the read before came back full: fewer system calls for those who send much.
+pub const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// An unfinished frame up to this is copied in front of the next read; a larger one gets a buffer of its own.
+pub const REST_BYTES_COPIED: usize = 32 * 1024;
+
+/// Unsent bytes over which a connection neither reads nor takes from its inbox.
+pub const WIRE_BYTES_HIGH: usize = 1 << 20;
+
+/// Rounds of reading and writing before a task yields to others.
+pub const ROUNDS_MAX: u32 = 4;
+
+/// How long to wait for the peer to read a farewell before the socket is closed under it.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes a connection may send before its protocol is known; the longest preamble is that of a person at telnet.
+pub const DETECT_BYTES_MAX: usize = 4096;
+
+/// Connections waiting to be accepted.
+pub const BACKLOG: i32 = 4096;
+
+/// Pause after the process ran out of file descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a farewell may take to be written to a peer that does not read.
+pub const FAREWELL: Duration = Duration::from_secs(5);
