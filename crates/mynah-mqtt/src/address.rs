@@ -54,9 +54,12 @@ fn special_address(topic: &str) -> Result<AddressRef<'_>, Fault> {
 /// The topic name under which a receiver sees an address; `None` if there is none: empty, or too long.
 #[inline]
 pub(crate) fn topic_of(address: AddressRef<'_>) -> Option<Cow<'_, str>> {
-    let topic = match address {
-        AddressRef::Topic(topic) if !needs_escape(topic) => Cow::Borrowed(topic),
-        address => Cow::Owned(special_topic(address)),
+    let topic = if let AddressRef::Topic(topic) = address
+        && !needs_escape(topic)
+    {
+        Cow::Borrowed(topic)
+    } else {
+        Cow::Owned(special_topic(address))
     };
     (1..=FIELD_BYTES_MAX).contains(&topic.len()).then_some(topic)
 }

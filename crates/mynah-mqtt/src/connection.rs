@@ -411,6 +411,3 @@ impl Connection for MqttConnection {
         self.outbound.credit()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -18,6 +18,8 @@ mod outbound;
 mod parked;
 pub mod reason;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod translate;
 pub mod version;
 

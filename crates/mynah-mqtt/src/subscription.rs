@@ -42,11 +42,16 @@ struct Subscription {
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     few: Vec<(Box<str>, Subscription)>,
-    many: Option<Box<HashMap<Box<str>, Subscription>>>,
+    many: Option<Box<Many>>,
     /// The consumer number given out last.
     last_consumer: u32,
     last_sequence: u32,
     pending: Vec<Pending>,
+}
+
+#[derive(Debug)]
+struct Many {
+    by_filter: HashMap<Box<str>, Subscription>,
 }
 
 /// A SUBSCRIBE or UNSUBSCRIBE that the broker has not fully answered.
@@ -65,7 +70,7 @@ struct Pending {
 impl Subscriptions {
     fn get(&self, filter: &str) -> Option<Subscription> {
         match &self.many {
-            Some(many) => many.get(filter).copied(),
+            Some(many) => many.by_filter.get(filter).copied(),
             None => {
                 self.few.iter().find(|(known, _)| &**known == filter).map(|(_, subscription)| *subscription)
             }
@@ -74,10 +79,11 @@ impl Subscriptions {
 
     fn insert(&mut self, filter: &str, subscription: Subscription) {
         if self.many.is_none() && self.few.len() >= FEW && self.get(filter).is_none() {
-            self.many = Some(Box::new(std::mem::take(&mut self.few).into_iter().collect()));
+            let by_filter = std::mem::take(&mut self.few).into_iter().collect();
+            self.many = Some(Box::new(Many { by_filter }));
         }
         if let Some(many) = &mut self.many {
-            many.insert(filter.into(), subscription);
+            many.by_filter.insert(filter.into(), subscription);
         } else if let Some((_, known)) = self.few.iter_mut().find(|(known, _)| &**known == filter) {
             *known = subscription;
         } else {
@@ -87,7 +93,7 @@ impl Subscriptions {
 
     fn remove(&mut self, filter: &str) -> Option<Subscription> {
         if let Some(many) = &mut self.many {
-            return many.remove(filter);
+            return many.by_filter.remove(filter);
         }
         let at = self.few.iter().position(|(known, _)| &**known == filter)?;
         Some(self.few.swap_remove(at).1)
@@ -96,12 +102,12 @@ impl Subscriptions {
     pub(crate) fn remove_consumer(&mut self, consumer: u32) {
         self.few.retain(|(_, subscription)| subscription.consumer != consumer);
         if let Some(many) = &mut self.many {
-            many.retain(|_, subscription| subscription.consumer != consumer);
+            many.by_filter.retain(|_, subscription| subscription.consumer != consumer);
         }
     }
 
     fn len(&self) -> usize {
-        self.few.len() + self.many.as_ref().map_or(0, |many| many.len())
+        self.few.len() + self.many.as_ref().map_or(0, |many| many.by_filter.len())
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
@@ -110,7 +116,7 @@ impl Subscriptions {
 
     pub(crate) fn kept(&self) -> Vec<Kept> {
         let few = self.few.iter().map(|(filter, subscription)| (filter, subscription));
-        let many = self.many.iter().flat_map(|many| many.iter());
+        let many = self.many.iter().flat_map(|many| many.by_filter.iter());
         few.chain(many)
             .map(|(filter, subscription)| Kept {
                 consumer: subscription.consumer,

@@ -230,10 +230,8 @@ fn put_properties(out: &mut Vec<u8>, properties: &Properties) {
         put_field(out, id::RESPONSE_TOPIC, topic.as_bytes());
     }
     if let Some(value) = &properties.correlation_id {
-        let bytes = match value {
-            Value::Binary(bytes) => bytes.clone(),
-            _ => Bytes::from(value.to_text()),
-        };
+        let bytes =
+            if let Value::Binary(bytes) = value { bytes.clone() } else { Bytes::from(value.to_text()) };
         if bytes.len() <= FIELD_BYTES_MAX {
             put_field(out, id::CORRELATION_DATA, &bytes);
         }
