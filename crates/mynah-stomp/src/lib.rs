@@ -15,6 +15,8 @@ mod config;
 mod connection;
 mod reason;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod translate;
 mod version;

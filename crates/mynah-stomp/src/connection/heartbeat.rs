@@ -39,7 +39,7 @@ impl HeartBeat {
     }
 
     pub(super) fn send_due(&self) -> Option<Instant> {
-        self.sent.checked_add(self.send?.mul_f32(0.6))
+        self.sent.checked_add(self.send? * 3 / 5)
     }
 
     pub(super) fn receive_due(&self) -> Option<Instant> {

@@ -41,7 +41,7 @@ enum State {
     /// CONNECT or STOMP.
     Login,
     Open,
-    /// DISCONNECT was seen: receipts are still owed.
+    /// DISCONNECT or a fault was seen: receipts are still owed.
     Leaving,
     /// ERROR or the last RECEIPT was written.
     Closed,
@@ -169,10 +169,17 @@ impl StompConnection {
         let result = self.frames(now, bytes, &mut scanner, host);
         self.scanner = scanner;
         self.settling.flush(host);
-        if let Ok(used) = result {
-            self.unread = bytes.len().saturating_sub(used);
-        }
-        result
+        let used = match result {
+            Ok(used) => used,
+            Err(failure) => {
+                self.state = State::Leaving;
+                self.receipts.push(Due::Fail(failure));
+                bytes.len()
+            }
+        };
+        self.unread = bytes.len().saturating_sub(used);
+        self.settle_receipts(host)?;
+        Ok(used)
     }
 
     fn frames(
@@ -245,7 +252,6 @@ impl StompConnection {
         self.settling.flush(host);
         self.state = State::Leaving;
         self.receipts.push(Due::Goodbye(frame.get("receipt").map(|text| text.into())));
-        self.settle_receipts(host);
     }
 
     /// The frame is dealt with: answers its receipt when its turn comes.
@@ -258,7 +264,8 @@ impl StompConnection {
         }
     }
 
-    fn settle_receipts(&mut self, host: &mut dyn Host) {
+    /// Writes what only waited for its turn.
+    fn settle_receipts(&mut self, host: &mut dyn Host) -> Result<(), Failure> {
         while let Some(due) = self.receipts.next_done() {
             match due {
                 Due::Done(receipt) => self.write_receipt(&receipt, host),
@@ -269,9 +276,11 @@ impl StompConnection {
                     self.state = State::Closed;
                     host.close(Farewell::Clean { expiry: None });
                 }
+                Due::Fail(failure) => return Err(failure),
                 Due::Send { .. } => {}
             }
         }
+        Ok(())
     }
 
     fn write_receipt(&self, receipt: &str, host: &mut dyn Host) {

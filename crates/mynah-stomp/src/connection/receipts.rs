@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 
 use mynah_core::protocol::Ticket;
 
+use super::Failure;
+
 /// What is owed to the client.
 #[derive(Debug)]
 pub(super) enum Due {
@@ -16,6 +18,9 @@ pub(super) enum Due {
     Done(Box<str>),
     /// DISCONNECT: the connection ends when all before it is done.
     Goodbye(Option<Box<str>>),
+    /// A frame that cannot be obeyed: the ERROR comes when all before it is done, so that nobody sends again what was
+    /// accepted.
+    Fail(Failure),
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +47,7 @@ impl Receipts {
             self.due.iter().position(|due| matches!(due, Due::Send { ticket: own, .. } if *own == ticket))?;
         match self.due.remove(at)? {
             Due::Send { receipt, forgiving, .. } => Some((receipt, forgiving)),
-            Due::Done(_) | Due::Goodbye(_) => None,
+            Due::Done(_) | Due::Goodbye(_) | Due::Fail(_) => None,
         }
     }
 

@@ -78,8 +78,7 @@ impl StompConnection {
         if let Some(receipt) = receipt {
             self.write_receipt(&receipt, host);
         }
-        self.settle_receipts(host);
-        Ok(())
+        self.settle_receipts(host)
     }
 
     fn on_answer(

@@ -12,9 +12,8 @@
 
 use std::borrow::Cow;
 
-use mynah_core::{Address, AddressRef, Filter};
+use mynah_core::{Address, AddressRef, Filter, words};
 
-use super::words;
 use crate::reason::Fault;
 
 const FORMS: &str = "/topic/<words>, /queue/<name>, /amq/queue/<name>, /reply-queue/<name>, /temp-queue/<name>, \

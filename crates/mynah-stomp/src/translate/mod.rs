@@ -6,7 +6,6 @@ mod durable;
 mod message;
 mod queue_spec;
 mod send;
-mod words;
 
 use mynah_core::Format;
 
