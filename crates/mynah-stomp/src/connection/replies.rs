@@ -62,18 +62,22 @@ impl StompConnection {
     /// The fate of a SEND.
     fn on_sent(&mut self, ticket: Ticket, reply: Reply, host: &mut dyn Host) -> Result<(), Failure> {
         let Some((receipt, forgiving)) = self.receipts.answered(ticket) else { return Ok(()) };
-        match reply {
-            Reply::Refused(refusal) if !(forgiving && refusal.kind == RefusalKind::NotFound) => {
-                return Err(Failure { fault: Fault::refused("SEND", &refusal), receipt });
-            }
-            Reply::Returned(message) if !forgiving => {
-                let fault = match message.address.as_ref() {
-                    AddressRef::Queue(name) => Fault::no_queue(name),
-                    address => Fault::notice("nobody there", text_of(address, Style::Dots)),
-                };
-                return Err(Failure { fault, receipt });
-            }
-            _ => {}
+        let gone = |refusal: &Refusal| forgiving && refusal.kind == RefusalKind::NotFound;
+        if let Reply::Refused(refusal) = &reply
+            && !gone(refusal)
+        {
+            return Err(Failure { fault: Fault::refused("SEND", refusal), receipt });
+        }
+        if let Reply::Returned(message) = &reply
+            && !forgiving
+        {
+            let fault = match message.address.as_ref() {
+                AddressRef::Queue(name) => Fault::no_queue(name),
+                address @ (AddressRef::Topic(_) | AddressRef::Exchange { .. } | AddressRef::Client(_)) => {
+                    Fault::notice("nobody there", text_of(address, Style::Dots))
+                }
+            };
+            return Err(Failure { fault, receipt });
         }
         if let Some(receipt) = receipt {
             self.write_receipt(&receipt, host);

@@ -70,7 +70,11 @@ fn topic(destination: &str, frame: &Frame<'_>) -> Result<String, Fault> {
     match Destination::parse(destination, usize::MAX)? {
         Destination::Topic(words) => Ok(super::filter(words)?.to_string()),
         Destination::Exchange { name, key } => Ok(format!("/{name}/{key}")),
-        _ => Ok(destination.to_owned()),
+        Destination::Queue(_)
+        | Destination::ExistingQueue(_)
+        | Destination::ReplyQueue(_)
+        | Destination::TempQueue(_)
+        | Destination::Client(_) => Ok(destination.to_owned()),
     }
 }
 
