@@ -89,8 +89,8 @@ impl<S> Queue<S> {
         })
     }
 
-    /// A message is taken by one; others who may take it and know of more aside look for the next.
-    fn seek_on(&mut self, entry: &Entry, taker: Option<u32>) {
+    /// A message is gone, perhaps to `taker`: others who could have taken it and know of more aside look for the next.
+    pub(super) fn seek_on(&mut self, entry: &Entry, taker: Option<u32>) {
         if self.seekers.is_empty() {
             return;
         }

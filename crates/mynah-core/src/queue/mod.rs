@@ -220,6 +220,7 @@ impl<S> Queue<S> {
         }
         while self.exceeds(0, 0) {
             let Some(entry) = self.ready.pop_oldest() else { return };
+            self.seek_on(&entry, None);
             self.dead_letter(entry, Cause::QueueLength, None, effects);
         }
     }
@@ -245,6 +246,7 @@ impl<S> Queue<S> {
     /// Removes all expired ready messages, wherever they stand.
     pub fn expire(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         while let Some(entry) = self.ready.pop_expired(now) {
+            self.seek_on(&entry, None);
             self.dead_letter(entry, Cause::Expired, None, effects);
         }
     }

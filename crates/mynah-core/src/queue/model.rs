@@ -610,7 +610,7 @@ proptest! {
     #[test]
     fn the_queue_and_the_model_agree(
         spec in specs(),
-        steps in prop::collection::vec(steps(), 1..80),
+        steps in prop::collection::vec(steps(), 1..120),
     ) {
         let mut pair = Pair::new(spec);
         for step in &steps {
