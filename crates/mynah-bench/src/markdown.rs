@@ -48,6 +48,10 @@ publisher and sequence number: loss, duplicates and reordering are counted in ev
 rows with a rate the load generator sends by the clock and the delay counts from the time a message was due. Peers run
 without logging and with their limits raised; Mynah runs with its default limits. A dash: the broker cannot do it.
 
+To measure yourself: `make bench-peers` for all of this, `mynah bench peers --quick --only STOMP` for a look, `mynah bench run
+--protocol amqp091 --pattern queue --address HOST:PORT --user guest --password guest` for any broker, `mynah bench idle` for
+memory. `--help` explains the rest.
+
 ";
 
 /// All tables.

@@ -124,6 +124,7 @@ impl Results {
                 continue;
             };
             missed.extend(faults(row, mynah));
+            missed.extend(mynah.failed.as_ref().map(|why| format!("{}: {why}", row.name)));
             let Some(floor) = row.floor else { continue };
             let Some(peer) = self.cell(index, floor.peer) else {
                 missed.push(format!("{}: {} was not measured", row.name, floor.peer.name()));
@@ -231,9 +232,6 @@ fn measure(
     ensure!(!rows.is_empty(), "no row has that in its name");
     let mut results =
         Results { rounds, seconds: duration.as_secs_f64(), rows: rows.clone(), ..Results::default() };
-    for broker in &brokers {
-        results.brokers.push(facts(broker, args.quick)?);
-    }
     for round in 0..rounds {
         for (index, row) in rows.iter().enumerate() {
             let fitting: Vec<&Broker> = brokers.iter().filter(|broker| row.fits(broker.kind)).collect();
@@ -244,6 +242,10 @@ fn measure(
                 write_out(&one(broker, row, cell))?;
             }
         }
+    }
+    // Last, because some brokers never recover from ten thousand connections.
+    for broker in &brokers {
+        results.brokers.push(facts(broker, args.quick)?);
     }
     Ok(results)
 }
