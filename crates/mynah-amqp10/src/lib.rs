@@ -23,6 +23,8 @@ mod reason;
 mod sasl;
 mod sending;
 mod session;
+#[cfg(test)]
+mod tests;
 mod translate;
 mod unsettled;
 mod version;
