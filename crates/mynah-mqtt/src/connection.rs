@@ -374,11 +374,9 @@ impl Connection for MqttConnection {
         match input {
             Input::Bytes(bytes) => return self.on_bytes(now, bytes, host),
             Input::Encoded { bytes, marks } => self.outbound.patch(bytes, marks),
-            Input::Deliveries(deliveries) if matches!(self.state, State::Open) => {
-                self.on_deliveries(now, deliveries, host);
-            }
             // Nothing can be sent any more: they go back with the connection.
-            Input::Deliveries(deliveries) => deliveries.clear(),
+            Input::Deliveries(deliveries) if matches!(self.state, State::Closed) => deliveries.clear(),
+            Input::Deliveries(deliveries) => self.on_deliveries(now, deliveries, host),
             Input::Replies(replies) => {
                 if matches!(self.state, State::Closed) {
                     replies.clear();

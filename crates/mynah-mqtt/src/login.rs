@@ -203,6 +203,8 @@ impl MqttConnection {
         if let Some(Ok(parked)) = parked.map(|bytes| Parked::decode(bytes)) {
             self.resume(&parked, host);
         }
+        self.send_waiting(now, host);
+        self.outbound.flush(host);
     }
 
     fn resume(&mut self, parked: &Parked, host: &mut dyn Host) {

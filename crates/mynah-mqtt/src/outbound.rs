@@ -14,9 +14,10 @@ use mynah_core::protocol::Host;
 use mynah_core::{ConsumerId, Delivery, DeliveryTag, Guarantee, Mark, Outcome};
 
 use crate::codec::ack::{Ack, AckKind};
-use crate::connection::MqttConnection;
+use crate::connection::{self, MqttConnection};
 use crate::parked::{Owed, Phase};
 use crate::reason::{Fault, Reason};
+use crate::subscription::QueueConsumer;
 use crate::translate::{Copy, SIZE_LIMIT, put_publish};
 use crate::version::Version;
 
@@ -300,9 +301,18 @@ impl Outbound {
 }
 
 /// What a delivery's subscription says about it; a delivery without a subscription is one that was sent to the client itself.
-fn copy_of<'a>(delivery: &'a Delivery, now: Instant, version: Version) -> Copy<'a> {
+fn copy_of<'a>(
+    delivery: &'a Delivery,
+    consumer: Option<&'a QueueConsumer>,
+    now: Instant,
+    version: Version,
+) -> Copy<'a> {
     let published = delivery.message.header.guarantee;
-    let (guarantee, keep_retain, identifiers) = match &delivery.wire {
+    let wire = delivery.wire.as_deref().or(consumer.map(|consumer| &consumer.wire));
+    let (guarantee, keep_retain, identifiers) = match wire {
+        Some(wire) if consumer.is_some_and(|consumer| consumer.named) => {
+            (wire.guarantee, wire.keep_retain, wire.identifiers.as_slice())
+        }
         Some(wire) => (wire.effective(published), wire.keep_retain, wire.identifiers.as_slice()),
         None => (published, false, [].as_slice()),
     };
@@ -326,6 +336,11 @@ impl MqttConnection {
         deliveries: &mut Vec<Delivery>,
         host: &mut dyn Host,
     ) {
+        if !matches!(self.state, connection::State::Open) {
+            // The session is open already, its CONNACK is on the way.
+            deliveries.drain(..).for_each(|delivery| self.outbound.wait(delivery));
+            return;
+        }
         for delivery in deliveries.drain(..) {
             self.deliver(now, delivery, host);
         }
@@ -333,7 +348,8 @@ impl MqttConnection {
     }
 
     fn deliver(&mut self, now: Instant, delivery: Delivery, host: &mut dyn Host) {
-        let guarantee = copy_of(&delivery, now, self.version).guarantee;
+        let consumer = self.subscriptions.queue_consumer(delivery.consumer);
+        let guarantee = copy_of(&delivery, consumer, now, self.version).guarantee;
         // QoS 0 is never held back by the window [MQTT-3.3.4-7].
         if guarantee > Guarantee::AtMostOnce && self.outbound.is_waiting() {
             self.outbound.wait(delivery);
@@ -361,7 +377,15 @@ impl MqttConnection {
     fn send(&mut self, now: Instant, delivery: Delivery, host: &mut dyn Host) -> Option<Delivery> {
         let consumer = if delivery.settled { NOBODY } else { delivery.consumer };
         let freed = Freed { consumer, tag: delivery.tag };
-        let mut copy = copy_of(&delivery, now, self.version);
+        let known = self.subscriptions.queue_consumer(delivery.consumer);
+        if known.is_none() && delivery.wire.is_none() && consumer != ConsumerId::SESSION && consumer != NOBODY
+        {
+            // Unsubscribed while it waited: nothing new is sent [MQTT-3.10.4-2].
+            self.outbound.flush(host);
+            host.settle(consumer, &[delivery.tag], &Outcome::Released, None);
+            return None;
+        }
+        let mut copy = copy_of(&delivery, known, now, self.version);
         if copy.guarantee > Guarantee::AtMostOnce {
             match self.outbound.resumed_id(&delivery) {
                 Some(id) => {

@@ -47,6 +47,18 @@ pub(crate) struct Subscriptions {
     last_consumer: u32,
     last_sequence: u32,
     pending: Vec<Pending>,
+    /// By number.
+    queues: Vec<QueueConsumer>,
+}
+
+/// A member of a group or a consumer of a queue: its deliveries do not say by which subscription they came.
+#[derive(Debug)]
+pub(crate) struct QueueConsumer {
+    consumer: ConsumerId,
+    pub wire: Wire,
+    /// The queue was named: what is sent has the guarantee that was asked for, whatever the publisher's, because it is the
+    /// consumer that settles. In a group it is the lower of the two [MQTT-3.8.4-8].
+    pub named: bool,
 }
 
 #[derive(Debug)]
@@ -99,7 +111,28 @@ impl Subscriptions {
         Some(self.few.swap_remove(at).1)
     }
 
+    pub(crate) fn queue_consumer(&self, consumer: ConsumerId) -> Option<&QueueConsumer> {
+        let at = self.queues.binary_search_by_key(&consumer, |known| known.consumer).ok()?;
+        self.queues.get(at)
+    }
+
+    fn add_queue_consumer(&mut self, consumer: QueueConsumer) {
+        match self.queues.binary_search_by_key(&consumer.consumer, |known| known.consumer) {
+            Ok(at) => {
+                if let Some(known) = self.queues.get_mut(at) {
+                    *known = consumer;
+                }
+            }
+            Err(at) => self.queues.insert(at, consumer),
+        }
+    }
+
+    fn remove_queue_consumer(&mut self, consumer: u32) {
+        self.queues.retain(|known| known.consumer.0 != consumer);
+    }
+
     pub(crate) fn remove_consumer(&mut self, consumer: u32) {
+        self.remove_queue_consumer(consumer);
         self.few.retain(|(_, subscription)| subscription.consumer != consumer);
         if let Some(many) = &mut self.many {
             many.by_filter.retain(|_, subscription| subscription.consumer != consumer);
@@ -224,12 +257,14 @@ impl MqttConnection {
             RetainHandling::IfNew => Retained::IfNew,
             RetainHandling::Never => Retained::Never,
         };
-        host.attach(ticket, ConsumerId(consumer), self.source(target, options, identifier, retained));
+        let source = self.source(ConsumerId(consumer), target, options, identifier, retained);
+        host.attach(ticket, ConsumerId(consumer), source);
         Ok(())
     }
 
     fn source<'a>(
-        &self,
+        &mut self,
+        consumer: ConsumerId,
         target: Target<'a>,
         options: Options,
         identifier: u32,
@@ -245,6 +280,10 @@ impl MqttConnection {
             }
         };
         let mut wire = self.wire(options, identifier);
+        if !matches!(target, Target::Topic(_)) {
+            let named = matches!(target, Target::Queue(_));
+            self.subscriptions.add_queue_consumer(QueueConsumer { consumer, wire: wire.clone(), named });
+        }
         match target {
             Target::Topic(filter) => {
                 if !direct {
@@ -299,6 +338,7 @@ impl MqttConnection {
             match self.subscriptions.remove(filter) {
                 Some(known) => {
                     let ticket = pending.next_ticket(TicketKind::Detach)?;
+                    self.subscriptions.remove_queue_consumer(known.consumer);
                     pending.codes.push(Reason::SUCCESS.0);
                     // What is in flight is still completed [MQTT-3.10.4-3].
                     let end = End { forget: true, keep_unsettled: true };
@@ -382,8 +422,9 @@ impl MqttConnection {
             };
             if !matches!(target, Target::Topic(_)) {
                 let ticket = TicketKind::Reattach.ticket(u64::from(kept.consumer));
-                let source = self.source(target, options, kept.identifier, Retained::Never);
-                host.attach(ticket, ConsumerId(kept.consumer), source);
+                let consumer = ConsumerId(kept.consumer);
+                let source = self.source(consumer, target, options, kept.identifier, Retained::Never);
+                host.attach(ticket, consumer, source);
             }
         }
     }

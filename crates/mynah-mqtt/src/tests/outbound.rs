@@ -2,6 +2,18 @@ use super::*;
 use crate::translate::{SIZE_LIMIT, encode};
 use mynah_core::{Cause, ContentRef, Death, Properties as Canonical, Retain, Run, Value};
 
+/// A connection with a consumer of `$queue/q`, number 1.
+fn consuming(version: Version, qos: u8, config: MqttConfig, properties: &[u8]) -> Pair {
+    let mut pair = Pair::open_with(version, config, properties);
+    let mut filter = hex("00 08 24 71 75 65 75 65 2f 71");
+    filter.push(qos);
+    let packet = crate::codec::subscribe::Subscribe::new(1, Properties::default(), &filter);
+    pair.send_packet(&Packet::Subscribe(packet));
+    pair.agree();
+    pair.host.take_wire();
+    pair
+}
+
 fn run_of(wire: &Wire, publish: &PublishRef<'_>) -> Run {
     let mut run = Run::default();
     encode(wire, publish, &mut run);
@@ -127,19 +139,18 @@ fn a_receivers_maximum_packet_size_is_kept() {
     assert_eq!(run_of(&limited(8), &publish("a", Guarantee::AtMostOnce)).bytes.len(), 8);
 
     // Of objects too: as if it had been completed [MQTT-3.1.2-25]; of a queue it is dead-lettered.
-    let mut pair = Pair::open_with(Version::V5, MqttConfig::default(), &[0x27, 0, 0, 0, 30]);
-    pair.host.take_wire();
+    let mut pair = consuming(Version::V5, 1, MqttConfig::default(), &[0x27, 0, 0, 0, 30]);
     let now = pair.now;
     let large = || message("a", Guarantee::AtLeastOnce, &[0; 100], now);
     let small = || message("a", Guarantee::AtLeastOnce, b"x", now);
     pair.deliver(vec![
         delivery(ConsumerId::SESSION, 1, large()),
-        delivery(ConsumerId(5), 2, large()),
+        delivery(ConsumerId(1), 2, large()),
         delivery(ConsumerId::SESSION, 3, small()),
     ]);
     pair.expect_calls(&[
         "settle 0 [1] Accepted",
-        "settle 5 [2] Rejected { reason: Some(\"the receiver cannot take a packet of this size\") }",
+        "settle 1 [2] Rejected { reason: Some(\"the receiver cannot take a packet of this size\") }",
     ]);
     pair.expect("32 07 00 01 61 00 01 00 78");
 }
@@ -201,28 +212,27 @@ fn objects_are_sent_settled_and_held_back() {
 
 #[test]
 fn acknowledgements_of_one_read_are_settled_in_one_call() {
-    let mut pair = Pair::open(Version::V311);
+    let mut pair = consuming(Version::V311, 1, MqttConfig::default(), &[]);
     let now = pair.now;
     let of =
         |consumer, tag| delivery(ConsumerId(consumer), tag, message("a", Guarantee::AtLeastOnce, b"", now));
-    pair.deliver(vec![of(0, 1), of(0, 2), of(7, 3), of(0, 4)]);
+    pair.deliver(vec![of(0, 1), of(0, 2), of(1, 3), of(0, 4)]);
     pair.send("40 02 00 01  40 02 00 02  40 02 00 03  40 02 00 04");
-    pair.expect_calls(&["settle 0 [1, 2] Accepted", "settle 7 [3] Accepted", "settle 0 [4] Accepted"]);
+    pair.expect_calls(&["settle 0 [1, 2] Accepted", "settle 1 [3] Accepted", "settle 0 [4] Accepted"]);
 }
 
 #[test]
 fn a_reason_of_0x80_rejects() {
     // [MQTT-4.8.2-6]
-    let mut pair =
-        Pair::open_with(Version::V5, MqttConfig { in_flight_max: 2, ..MqttConfig::default() }, &[]);
+    let mut pair = consuming(Version::V5, 1, MqttConfig { in_flight_max: 2, ..MqttConfig::default() }, &[]);
     let now = pair.now;
     pair.deliver(vec![
-        delivery(ConsumerId(3), 1, message("a", Guarantee::AtLeastOnce, b"", now)),
-        delivery(ConsumerId(3), 2, message("a", Guarantee::ExactlyOnce, b"", now)),
+        delivery(ConsumerId(1), 1, message("a", Guarantee::AtLeastOnce, b"", now)),
+        delivery(ConsumerId::SESSION, 2, message("a", Guarantee::ExactlyOnce, b"", now)),
     ]);
     pair.host.take_wire();
     pair.send("40 03 00 01 87  50 03 00 02 97");
-    pair.expect_calls(&["settle 3 [1] Rejected { reason: None }", "settle 3 [2] Rejected { reason: None }"]);
+    pair.expect_calls(&["settle 1 [1] Rejected { reason: None }", "settle 0 [2] Rejected { reason: None }"]);
     pair.expect("");
     assert_eq!(pair.connection.marked_credit(), 2, "[MQTT-4.9.0-2]: PUBREC of 0x80 frees the slot");
     pair.send("50 02 00 09");
@@ -265,7 +275,7 @@ fn a_history_of_dead_letters_is_shown() {
         original_ttl_ms: None,
     };
     let dead = message("a", Guarantee::AtMostOnce, b"", now).dead_lettered(death, now);
-    pair.deliver(vec![delivery(ConsumerId(1), 1, dead)]);
+    pair.deliver(vec![delivery(ConsumerId::SESSION, 1, dead)]);
     let wire = pair.host.take_wire();
     let text = String::from_utf8_lossy(&wire);
     for part in [
@@ -289,6 +299,49 @@ fn time_to_live_counts_down() {
         pair.now,
     );
     pair.now += Duration::from_millis(3500);
-    pair.deliver(vec![delivery(ConsumerId(1), 1, old)]);
+    pair.deliver(vec![delivery(ConsumerId::SESSION, 1, old)]);
     pair.expect("30 09 00 01 61 05 02 00 00 00 07");
+}
+
+#[test]
+fn a_named_queue_delivers_with_the_guarantee_that_was_asked_for() {
+    // The consumer settles, whatever the publisher promised; with QoS 0 it is settled by being sent.
+    let now_and = |qos, guarantee: Guarantee| {
+        let mut pair = consuming(Version::V311, qos, MqttConfig::default(), &[]);
+        let now = pair.now;
+        pair.deliver(vec![delivery(ConsumerId(1), 1, message("a", guarantee, b"", now))]);
+        (pair.host.take_wire()[0], pair.host.take_texts().len())
+    };
+    assert_eq!(now_and(1, Guarantee::AtMostOnce), (0x32, 0));
+    assert_eq!(now_and(1, Guarantee::ExactlyOnce), (0x32, 0));
+    assert_eq!(now_and(2, Guarantee::AtMostOnce), (0x34, 0));
+    assert_eq!(now_and(0, Guarantee::AtLeastOnce), (0x30, 1));
+}
+
+#[test]
+fn what_waits_for_an_unsubscribed_queue_goes_back() {
+    // [MQTT-3.10.4-2, MQTT-3.10.4-3]
+    let config = MqttConfig { in_flight_max: 1, ..MqttConfig::default() };
+    let mut pair = consuming(Version::V311, 1, config, &[]);
+    let now = pair.now;
+    let of = |tag| delivery(ConsumerId(1), tag, message("a", Guarantee::AtLeastOnce, b"", now));
+    pair.deliver(vec![of(1), of(2)]);
+    pair.send("a2 0c 00 01 00 08 24 71 75 65 75 65 2f 71");
+    pair.agree();
+    pair.host.take_wire();
+    pair.send("40 02 00 01");
+    pair.expect_calls(&["settle 1 [1] Accepted", "settle 1 [2] Released"]);
+    pair.expect("");
+}
+
+#[test]
+fn deliveries_before_connack_wait_for_it() {
+    let mut pair = Pair::new(MqttConfig::default());
+    pair.send("10 0d 00 04 4d 51 54 54 04 02 00 3c 00 01 63");
+    pair.agree();
+    let now = pair.now;
+    pair.deliver(vec![delivery(ConsumerId::SESSION, 1, message("a", Guarantee::AtLeastOnce, b"", now))]);
+    pair.expect("");
+    pair.agree();
+    pair.expect("20 02 00 00  32 05 00 01 61 00 01");
 }

@@ -149,7 +149,7 @@ fn keep_alive() {
         pair.expect("d0 00");
         pair.wait(60_000);
         let now = pair.now;
-        pair.deliver(vec![delivery(ConsumerId(1), 1, message("a", Guarantee::AtMostOnce, b"", now))]);
+        pair.deliver(vec![delivery(ConsumerId::SESSION, 1, message("a", Guarantee::AtMostOnce, b"", now))]);
         pair.host.take_wire();
         pair.wait(29_999);
         assert_eq!(pair.violation, None);
