@@ -82,7 +82,8 @@ pub(crate) fn find(kind: Kind, extra: &[PathBuf]) -> Option<PathBuf> {
 }
 
 fn existing(file: &Path) -> Option<PathBuf> {
-    file.is_file().then(|| file.to_owned())
+    // Absolute, because brokers start in a folder of their own.
+    file.is_file().then(|| file.canonicalize().ok()).flatten()
 }
 
 impl Broker {

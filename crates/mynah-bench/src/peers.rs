@@ -1,6 +1,6 @@
 //! `mynah bench peers`: Mynah and the brokers of this machine, side by side in one run.
 //!
-//! All brokers run all the time; a round goes through the rows, and in each row from broker to broker, starting
+//! All brokers run during all rounds; a round goes through the rows, and in each row from broker to broker, starting
 //! with another one in each round. What is compared are medians over the rounds.
 //! Never: compares figures of different runs.
 
@@ -243,10 +243,7 @@ fn measure(
             }
         }
     }
-    // Last, because some brokers never recover from ten thousand connections.
-    for broker in &brokers {
-        results.brokers.push(facts(broker, args.quick)?);
-    }
+    results.brokers = sizes(brokers, folder, args.quick)?;
     Ok(results)
 }
 
@@ -286,7 +283,9 @@ fn start_all(args: &PeersArgs, folder: &Path) -> anyhow::Result<Vec<Broker>> {
     let mut brokers = Vec::new();
     if !args.without_mynah {
         let program = match &args.mynah {
-            Some(program) => program.clone(),
+            Some(program) => {
+                fs::canonicalize(program).with_context(|| format!("cannot find {}", program.display()))?
+            }
             None => env::current_exe().context("cannot find this program")?,
         };
         let started = Broker::start(Kind::Mynah, &program, &folder.join("mynah"));
@@ -314,6 +313,18 @@ fn start_all(args: &PeersArgs, folder: &Path) -> anyhow::Result<Vec<Broker>> {
         ))?;
     }
     Ok(brokers)
+}
+
+/// Start, memory and idle connections of each broker, fresh and alone: memory that traffic has left behind would
+/// hide what connections cost, and some brokers never recover from ten thousand of them.
+fn sizes(brokers: Vec<Broker>, folder: &Path, quick: bool) -> anyhow::Result<Vec<Facts>> {
+    let programs: Vec<_> = brokers.iter().map(|broker| (broker.kind, broker.program.clone())).collect();
+    drop(brokers);
+    let measured = programs.into_iter().map(|(kind, program)| {
+        let fresh = Broker::start(kind, &program, &folder.join(format!("{}-fresh", kind.name())))?;
+        facts(&fresh, quick)
+    });
+    measured.collect()
 }
 
 fn facts(broker: &Broker, quick: bool) -> anyhow::Result<Facts> {
