@@ -161,6 +161,9 @@ impl<T: Transport> Driver<T> {
             host.inbox.set_waker(cx.waker());
             debug!(conn = self.peer.connection, peer = %self.peer.address, proto = protocol.name(), "connected");
             self.stage = Stage::Speaking(Box::new(Speaking { connection, host }));
+            if let Err(violation) = self.handle_again(scratch, now) {
+                self.note_violation(&violation);
+            }
             return Flow::Progress;
         }
         if undecided && self.rest.len() < DETECT_BYTES_MAX {
