@@ -196,7 +196,7 @@ impl Amqp10 {
         let _settled = fields.next();
         match fields.next() {
             Some(Value::Described(0x24, _)) => {
-                self.acked += (last + 1).saturating_sub(first);
+                self.acked += last.saturating_add(1).saturating_sub(first);
                 Ok(())
             }
             outcome => Err(Fault::new(format!("a message was not accepted: {outcome:?}"))),

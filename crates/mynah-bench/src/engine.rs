@@ -408,6 +408,56 @@ mod tests {
         check(|number| if number == 3 { 0 } else { 1 + usize::from(number == 9) }, 499, 1, 1);
     }
 
+    /// Bytes of every kind, at random and as damaged beginnings, are taken or refused, never more than there are.
+    #[test]
+    fn no_input_panics_or_is_taken_twice() {
+        let protocols =
+            [Protocol::Mqtt, Protocol::Mqtt5, Protocol::Stomp, Protocol::Amqp091, Protocol::Amqp10];
+        let starts: [&[u8]; 6] = [
+            &[0x20, 2, 0, 0, 0x30, 9, 0, 1, b'a'],
+            b"MESSAGE\nack:1\ncontent-length:3\n\nabc\0",
+            &[1, 0, 1, 0, 0, 0, 13, 0, 60, 0, 60, 1, b'c', 0, 0, 0, 0, 0, 0, 0, 1, 0xCE],
+            &[0, 0, 0, 20, 2, 0, 0, 0, 0, 0x53, 0x14, 0xC0, 7, 4, 0x43, 0x43, 0xA0, 1, 0, 0x43],
+            b"AMQP\0\x01\0\0",
+            &[],
+        ];
+        let seed = crate::options::fresh_run();
+        let mut state = u64::from(seed) | 1;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 40).unwrap()
+        };
+        for round in 0..20_000 {
+            let mut input = starts[random() % starts.len()].to_vec();
+            input.extend((0..random() % 40).map(|_| u8::try_from(random() % 256).unwrap()));
+            for _ in 0..random() % 4 {
+                let at = random() % input.len().max(1);
+                if let Some(byte) = input.get_mut(at) {
+                    *byte = u8::try_from(random() % 256).unwrap();
+                }
+            }
+            let protocol = protocols[round % protocols.len()];
+            let role = match random() % 2 {
+                0 => Role::Publisher { id: 0, targets: vec!["a".into()] },
+                _ => Role::Subscriber { source: "a".into(), index: 0 },
+            };
+            let mut wire = wire(protocol, &Spec::default().terms(), &role, "c".into());
+            let (mut ledger, mut tally) = (Ledger::whole(0, 1), Tally::new(0, 1));
+            let mut out = Vec::new();
+            let mut sink = crate::account::Sink {
+                ledger: &mut ledger,
+                tally: &mut tally,
+                now_ns: 0,
+                measuring: false,
+                run_of: (0, 0),
+            };
+            if let Ok(taken) = wire.read(&input, &mut out, &mut sink) {
+                assert!(taken <= input.len(), "seed {seed}, round {round}: {protocol:?} {input:?}");
+            }
+            assert!(out.len() <= 4096, "seed {seed}, round {round}: {protocol:?} {input:?}");
+        }
+    }
+
     #[test]
     fn nobody_there_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
