@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use mynah_core::AddressRef;
 
-use crate::codec::primitive::FIELD_BYTES_MAX;
+use crate::codec::primitive::{FIELD_BYTES_MAX, has_special};
 use crate::codec::publish::P2P_LITERAL;
 use crate::reason::{Fault, Reason};
 
@@ -55,7 +55,7 @@ fn special_address(topic: &str) -> Result<AddressRef<'_>, Fault> {
 #[inline]
 pub(crate) fn topic_of(address: AddressRef<'_>) -> Option<Cow<'_, str>> {
     let topic = if let AddressRef::Topic(topic) = address
-        && !needs_escape(topic)
+        && !has_special(topic.as_bytes())
     {
         Cow::Borrowed(topic)
     } else {
@@ -72,16 +72,6 @@ fn special_topic(address: AddressRef<'_>) -> String {
         AddressRef::Exchange { name, key } => [EXCHANGE, &escaped(name), "/", &escaped(key)].concat(),
         AddressRef::Client(id) => [P2P, &escaped(id)].concat(),
     }
-}
-
-#[inline]
-fn needs_escape(word: &str) -> bool {
-    // Without a branch in the loop, so that it is done for many bytes at once.
-    let mut bad = false;
-    for &byte in word.as_bytes() {
-        bad |= (byte == 0) | (byte == b'+') | (byte == b'#');
-    }
-    bad
 }
 
 fn escaped(text: &str) -> String {

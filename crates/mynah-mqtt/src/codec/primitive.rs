@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
         let Ok(text) = std::str::from_utf8(bytes) else {
             return Err(Fault::malformed("a string is not valid UTF-8"));
         };
-        if bytes.contains(&0) {
+        if text.contains('\0') {
             return Err(Fault::malformed("a string contains U+0000"));
         }
         Ok(text)
@@ -122,6 +122,27 @@ pub fn varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, Fault> {
         return Ok(None);
     }
     Err(Fault::malformed("a variable byte integer is longer than four bytes"))
+}
+
+/// Whether a name contains U+0000, `+` or `#`: eight bytes at a time, without a branch for each.
+#[must_use]
+#[inline]
+pub fn has_special(bytes: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // '+' and '#' differ in one bit.
+    const BIT: u64 = ONES * 0x08;
+    const HASH: u64 = ONES * 0x23;
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+    let found = |chunk: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*chunk);
+        zero(word) | zero((word & !BIT) ^ HASH)
+    };
+    let (chunks, _) = bytes.as_chunks::<8>();
+    let Some(last) = bytes.last_chunk::<8>() else {
+        return bytes.iter().any(|byte| matches!(byte, 0 | b'+' | b'#'));
+    };
+    // The last eight bytes may overlap those before.
+    chunks.iter().fold(found(last), |seen, chunk| seen | found(chunk)) != 0
 }
 
 /// Bytes that `value` takes.
@@ -181,6 +202,25 @@ mod tests {
         // [MQTT-1.5.5-1]
         assert!(varint(&[0x8c, 0x00]).is_err());
         assert!(varint(&[0x80, 0x80, 0x80, 0x80]).is_err());
+    }
+
+    #[test]
+    fn special_bytes() {
+        for len in 0..40 {
+            let mut bytes = vec![b'a'; len];
+            assert!(!has_special(&bytes));
+            for at in 0..len {
+                for byte in 0..=255 {
+                    bytes[at] = byte;
+                    assert_eq!(
+                        has_special(&bytes),
+                        matches!(byte, 0 | b'+' | b'#'),
+                        "{byte} at {at} of {len}"
+                    );
+                }
+                bytes[at] = b'a';
+            }
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use bytes::{BufMut, BytesMut};
 use mynah_core::Guarantee;
 use mynah_core::limits::TOPIC_WORDS_MAX;
 
-use super::primitive::{Reader, put_binary};
-use super::property::{Allowed, Properties, Value, id};
+use super::primitive::{Reader, has_special, put_binary};
+use super::property::{Allowed, Properties, id};
 use super::{kind, packet_id, put_header};
 use crate::reason::{Fault, Reason};
 use crate::version::Version;
@@ -55,7 +55,7 @@ impl<'a> Publish<'a> {
         } else {
             Properties::default()
         };
-        if topic.is_empty() && !properties.iter().any(|(id, _)| id == id::TOPIC_ALIAS) {
+        if topic.is_empty() && !properties.parts().any(|(id, _)| id == id::TOPIC_ALIAS) {
             // [MQTT-4.7.3-1]; in 5.0 it is the missing alias that is the error [MQTT 5.0 3.3.2.1].
             return Err(Fault::protocol("the topic is empty and there is no topic alias"));
         }
@@ -65,13 +65,15 @@ impl<'a> Publish<'a> {
     #[must_use]
     pub fn facts(&self) -> Facts {
         let mut facts = Facts::default();
-        for (id, value) in self.properties.iter() {
-            match (id, value) {
-                (id::MESSAGE_EXPIRY, Value::Four(seconds)) => facts.expiry = Some(seconds),
-                (id::TOPIC_ALIAS, Value::Two(alias)) => facts.alias = Some(alias),
+        for (id, part) in self.properties.parts() {
+            match (id, part) {
+                (id::MESSAGE_EXPIRY, [_, a, b, c, d]) => {
+                    facts.expiry = Some(u32::from_be_bytes([*a, *b, *c, *d]))
+                }
+                (id::TOPIC_ALIAS, [_, high, low]) => facts.alias = Some(u16::from_be_bytes([*high, *low])),
                 (id::SUBSCRIPTION_ID, _) => facts.identified = true,
-                (id::PAYLOAD_FORMAT, Value::Flag(text)) => {
-                    facts.text = text;
+                (id::PAYLOAD_FORMAT, [_, format]) => {
+                    facts.text = *format == 1;
                     facts.content = true;
                 }
                 _ => facts.content = true,
@@ -146,11 +148,7 @@ fn read_topic<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Fault> {
 /// U+0000 is malformed [MQTT-1.5.4-2]; wildcards [MQTT-3.3.2-2] and too many levels are 0x90.
 #[inline]
 pub(crate) fn check_topic(topic: &str) -> Result<(), Fault> {
-    // Without a branch in the loop, so that it is done for many bytes at once.
-    let mut bad = false;
-    for &byte in topic.as_bytes() {
-        bad |= (byte == 0) | (byte == b'+') | (byte == b'#');
-    }
+    let bad = has_special(topic.as_bytes());
     if bad || topic.len() > TOPIC_WORDS_MAX { check_strange_topic(topic) } else { Ok(()) }
 }
 
