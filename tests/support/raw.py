@@ -5,6 +5,7 @@ A case is {"name", "clause", "steps"}, and optionally "port". A step has one key
   repeat        [count, hexadecimal]: sent that often    expect        hexadecimal, `..` is any byte: exactly these come next
   expect_text   text that must be in what comes next
   expect_close  true: nothing more and the connection ends (bytes before the end are allowed with "any")
+  expect_packet first byte of an MQTT packet in hexadecimal: it and as much as its remaining length says
   run           name of a shared prelude of the same folder (cases/prelude.json)
 """
 
@@ -72,6 +73,20 @@ class Wire:
             pair = wanted[at : at + 2].lower()
             assert pair in ("..", text[at : at + 2]), f"got {got.hex(' ')}; wanted {pattern}"
 
+    def expect_packet(self, first):
+        """One MQTT packet of that type, whatever it contains."""
+        self.expect(first)
+        length, shift = 0, 0
+        while True:
+            while not self.pending:
+                assert self._more(), "closed within a packet"
+            byte, self.pending = self.pending[0], self.pending[1:]
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        self.expect(" ".join([".."] * length))
+
     def expect_text(self, text):
         wanted = text.encode()
         while wanted not in self.pending:
@@ -110,6 +125,8 @@ class Wire:
                 self.send(bytes.fromhex(value[1]) * value[0])
             elif verb == "expect":
                 self.expect(value)
+            elif verb == "expect_packet":
+                self.expect_packet(value)
             elif verb == "expect_text":
                 self.expect_text(value)
             elif verb == "expect_close":
