@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::ready::{Entry, Examined};
+use super::ready::{Entry, Examined, ROOM_KEPT};
 use super::unsettled::Unsettled;
 use super::{ConsumerKey, ConsumerTerms};
 use crate::delivery::Delivery;
@@ -119,6 +119,14 @@ impl<S> Consumer<S> {
             self.log.make_contiguous().sort_unstable();
             let mut last = None;
             self.log.retain(|seq| last.replace(*seq) != Some(*seq));
+        }
+    }
+
+    /// Gives memory back after it held much.
+    pub(super) fn tidy(&mut self) {
+        let capacity = self.log.capacity();
+        if capacity > ROOM_KEPT && self.log.len() < capacity / 8 {
+            self.log.shrink_to(capacity / 2);
         }
     }
 

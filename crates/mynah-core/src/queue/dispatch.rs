@@ -72,6 +72,7 @@ impl<S> Queue<S> {
         }
         self.end_drains(effects);
         self.drop_excess(effects);
+        self.ready.tidy();
     }
 
     fn whose_turn(&mut self, entry: &Entry) -> Option<u32> {

@@ -476,20 +476,7 @@ impl Pair {
             Step::Push { publisher, priority, ttl_ms, size } => {
                 self.push(*publisher, *priority, *ttl_ms, *size)
             }
-            Step::Dispatch => {
-                let mut deliveries = Vec::new();
-                self.queue.dispatch(now, &mut self.effects, |sink, batch| {
-                    deliveries.extend(batch.drain(..).map(|delivery| (*sink, delivery)));
-                });
-                let expired = |effect: &Effect| match effect {
-                    Effect::DeadLetter { message, cause: Cause::Expired, .. } => {
-                        Some(self.numbers[&Arc::as_ptr(message)])
-                    }
-                    Effect::DeadLetter { .. } | Effect::Drained { .. } => None,
-                };
-                let expired = self.effects.iter().filter_map(expired).collect();
-                self.model.dispatch(&deliveries, &expired);
-            }
+            Step::Dispatch => self.dispatch(),
             Step::Attach { consumer, terms } => {
                 let attached = self.queue.attach(key(*consumer), *consumer, *terms).is_ok();
                 assert_eq!(attached, self.model.attach(*consumer, *terms));
@@ -522,15 +509,7 @@ impl Pair {
                     member.window = *window;
                 }
             }
-            Step::Settle { consumer, picks, outcome } => {
-                let out: Vec<u64> = (0..=self.model.last_seq).collect();
-                let held = self.model.held_by(*consumer);
-                let from = if held.is_empty() { &out } else { &held };
-                let tags: Vec<u64> = picks.iter().map(|pick| *pick.get(from)).collect();
-                let named: Vec<DeliveryTag> = tags.iter().copied().map(DeliveryTag).collect();
-                let count = self.queue.settle(now, key(*consumer), &named, outcome, &mut self.effects);
-                assert_eq!(count, self.model.settle(*consumer, &tags, outcome));
-            }
+            Step::Settle { consumer, picks, outcome } => self.settle(*consumer, picks, outcome),
             Step::Pass { ms } => self.model.now += Duration::from_millis(*ms),
             Step::Expire => {
                 self.queue.expire(now, &mut self.effects);
@@ -542,6 +521,33 @@ impl Pair {
             }
         }
         self.compare();
+    }
+
+    fn dispatch(&mut self) {
+        let now = self.model.now;
+        let mut deliveries = Vec::new();
+        self.queue.dispatch(now, &mut self.effects, |sink, batch| {
+            deliveries.extend(batch.drain(..).map(|delivery| (*sink, delivery)));
+        });
+        let expired = |effect: &Effect| match effect {
+            Effect::DeadLetter { message, cause: Cause::Expired, .. } => {
+                Some(self.numbers[&Arc::as_ptr(message)])
+            }
+            Effect::DeadLetter { .. } | Effect::Drained { .. } => None,
+        };
+        let expired = self.effects.iter().filter_map(expired).collect();
+        self.model.dispatch(&deliveries, &expired);
+    }
+
+    fn settle(&mut self, consumer: u32, picks: &[prop::sample::Index], outcome: &Outcome) {
+        let now = self.model.now;
+        let out: Vec<u64> = (0..=self.model.last_seq).collect();
+        let held = self.model.held_by(consumer);
+        let from = if held.is_empty() { &out } else { &held };
+        let tags: Vec<u64> = picks.iter().map(|pick| *pick.get(from)).collect();
+        let named: Vec<DeliveryTag> = tags.iter().copied().map(DeliveryTag).collect();
+        let count = self.queue.settle(now, key(consumer), &named, outcome, &mut self.effects);
+        assert_eq!(count, self.model.settle(consumer, &tags, outcome));
     }
 
     fn push(&mut self, publisher: u64, priority: u8, ttl_ms: Option<u64>, size: usize) {

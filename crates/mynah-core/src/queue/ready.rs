@@ -15,6 +15,9 @@ use crate::limits::PRIORITY_LEVELS;
 use crate::message::Message;
 use crate::wire::Wire;
 
+/// Entries of capacity that a queue keeps when it has become short.
+pub(super) const ROOM_KEPT: usize = 1024;
+
 /// A message in the queue.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -337,6 +340,20 @@ impl Ready {
         false
     }
 
+    /// Gives memory back after a backlog. Worth a call after each batch.
+    pub(super) fn tidy(&mut self) {
+        for level in &mut self.levels {
+            let capacity = level.fresh.capacity();
+            if capacity > ROOM_KEPT && level.fresh.len() < capacity / 8 {
+                level.fresh.shrink_to(capacity / 2);
+            }
+        }
+        let times = self.expiries.len() as u64;
+        if times > ROOM_KEPT as u64 && times > 4 * self.len {
+            self.rebuild_expiries();
+        }
+    }
+
     /// The next that is due, wherever it stands.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Entry> {
         while let Some(Reverse((at, seq, level))) = self.expiries.peek().copied() {
@@ -355,6 +372,11 @@ impl Ready {
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.expiries.peek().map(|Reverse((at, _, _))| *at)
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.levels.iter().map(|level| level.fresh.capacity()).sum()
     }
 
     #[cfg(test)]
@@ -383,7 +405,7 @@ impl Ready {
     /// Empties it, in delivery order.
     pub(super) fn drain(&mut self) -> Vec<Entry> {
         self.recall(&mut Examined::default(), u64::MAX, |_| true);
-        self.expiries.clear();
+        self.expiries = BinaryHeap::new();
         std::iter::from_fn(|| self.pop()).collect()
     }
 }

@@ -32,6 +32,10 @@ impl<S> Queue<S> {
             self.conclude(now, entry, serial, outcome, effects);
         }
         if count > 0 {
+            self.unsettled.tidy();
+            if let Some(consumer) = self.consumers.get_mut(slot) {
+                consumer.tidy();
+            }
             self.refresh(slot);
             self.remove_if_done(slot);
         }
@@ -112,6 +116,7 @@ impl<S> Queue<S> {
             while let Some(entry) = back.pop() {
                 self.give_back(now, entry, effects);
             }
+            self.unsettled.tidy();
         }
         self.remove_if_done(slot);
         sink

@@ -1,6 +1,6 @@
 //! What is out: delivered and not settled, by sequence number, with the consumer that holds it.
 
-use super::ready::Entry;
+use super::ready::{Entry, ROOM_KEPT};
 use crate::hash::FastMap;
 
 #[derive(Debug, Default)]
@@ -15,6 +15,11 @@ struct Held {
 }
 
 impl Unsettled {
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.held.capacity()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.held.len()
     }
@@ -35,6 +40,14 @@ impl Unsettled {
             return Some(held.remove().entry);
         }
         None
+    }
+
+    /// Gives memory back after many were out.
+    pub(super) fn tidy(&mut self) {
+        let capacity = self.held.capacity();
+        if capacity > ROOM_KEPT && self.held.len() < capacity / 8 {
+            self.held.shrink_to(capacity / 2);
+        }
     }
 
     /// All of all consumers, in order.
