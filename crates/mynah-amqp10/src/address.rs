@@ -9,14 +9,14 @@
 //! | `/exchanges/e/k`, `/exchange/e/k` | exchange `e`, key `k` |
 //! | `p2p/c`, `/p2p/c` | client `c` |
 //!
-//! Names after a slash are percent-encoded. In topics both `.` and `/` separate words; a word that contains one of them is
+//! Names of queues and exchanges after a slash are percent-encoded. In topics both `.` and `/` separate words; a word that contains one of them is
 //! written with `%2E`. Sources may have wildcards: `*` or `+` for a word, `#` or `>` for the rest.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use mynah_core::limits::TOPIC_WORDS_MAX;
-use mynah_core::{Address, AddressRef, Filter, Segment};
+use mynah_core::{Address, AddressRef, Filter, FilterError, words};
 
 /// What a capability of a terminus says about its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,10 +63,8 @@ pub(crate) enum AddressError {
     Empty,
     #[error("an address that begins with a slash must be /queues/..., /topics/... or /exchanges/...")]
     Unknown,
-    #[error("a wildcard must stand alone between separators, and only a source may have one")]
+    #[error("only a source may have wildcards")]
     Wildcard,
-    #[error("the rest ('#' or '>') must be the last word")]
-    RestNotLast,
     #[error("an address must not contain NUL")]
     Nul,
     #[error("the topic has too many words")]
@@ -138,50 +136,28 @@ impl<'a> Node<'a> {
     }
 }
 
-/// The core form of a topic without wildcards.
-fn topic(words: &str) -> Result<String, AddressError> {
-    let mut topic = String::with_capacity(words.len());
-    for (at, written) in words.split(['/', '.']).enumerate() {
-        if at > 0 {
-            topic.push('/');
-        }
-        let word = word(written);
-        // In the core form they would be read as wildcards by every receiver [MQTT-3.3.2-2].
-        if word.contains(['+', '#']) {
-            return Err(AddressError::Wildcard);
-        }
-        if at >= TOPIC_WORDS_MAX {
-            return Err(AddressError::TooManyWords);
-        }
-        topic.push_str(&word);
+/// The core form of a topic that is sent to.
+fn topic(written: &str) -> Result<String, AddressError> {
+    let mut words = written.split(['/', '.']);
+    if words.clone().any(|word| matches!(word, "+" | "#")) {
+        return Err(AddressError::Wildcard);
     }
-    Ok(topic)
+    if words.nth(TOPIC_WORDS_MAX).is_some() {
+        return Err(AddressError::TooManyWords);
+    }
+    Ok(words::core_from_mixed(written).into_owned())
 }
 
 /// What a source's words match.
-pub(crate) fn filter(words: &str) -> Result<Filter, AddressError> {
-    let mut segments = Vec::new();
-    for written in words.split(['/', '.']) {
-        if segments.len() >= TOPIC_WORDS_MAX {
-            return Err(AddressError::TooManyWords);
-        }
-        if segments.last() == Some(&Segment::Rest) && written.is_empty() {
-            return Err(AddressError::RestNotLast);
-        }
-        segments.push(match written {
-            "*" | "+" => Segment::One,
-            "#" | ">" => Segment::Rest,
-            _ if written.contains(['+', '#']) => return Err(AddressError::Wildcard),
-            _ => Segment::Word(word(written).as_ref().into()),
-        });
+pub(crate) fn filter(written: &str) -> Result<Filter, AddressError> {
+    if written.split(['/', '.']).nth(TOPIC_WORDS_MAX).is_some() {
+        return Err(AddressError::TooManyWords);
     }
-    Ok(Filter::new(segments))
-}
-
-/// One word as the core spells it. `%2F` stays: a slash inside a word would split it there.
-fn word(written: &str) -> Cow<'_, str> {
-    let decoded = percent_decoded(written);
-    if decoded.contains(['/', '\0']) { Cow::Borrowed(written) } else { decoded }
+    words::filter_from_mixed(written).map_err(|error| match error {
+        FilterError::Empty => AddressError::Empty,
+        FilterError::Nul => AddressError::Nul,
+        FilterError::WildcardInWord | FilterError::RestNotLast => AddressError::Wildcard,
+    })
 }
 
 /// The text by which any client of this broker reaches an address.
@@ -190,36 +166,33 @@ pub(crate) fn text_of(address: AddressRef<'_>) -> String {
     match address {
         AddressRef::Queue(name) => {
             text.push_str("/queues/");
-            percent_encode(&mut text, name, true);
+            percent_encode(&mut text, name);
         }
         AddressRef::Topic(topic) => {
             text.push_str("/topics");
             for word in topic.split('/') {
                 text.push('/');
-                percent_encode(&mut text, word, false);
+                text.push_str(&words::mixed_from_core(word));
             }
         }
         AddressRef::Exchange { name, key } => {
             text.push_str("/exchanges/");
-            percent_encode(&mut text, name, true);
+            percent_encode(&mut text, name);
             text.push('/');
-            percent_encode(&mut text, key, true);
+            percent_encode(&mut text, key);
         }
         AddressRef::Client(id) => {
             text.push_str("p2p/");
-            percent_encode(&mut text, id, true);
+            percent_encode(&mut text, id);
         }
     }
     text
 }
 
-/// Everything but the unreserved characters [RFC 3986 2.3]; in topic words the dot as well, because it separates.
-fn percent_encode(text: &mut String, name: &str, dot: bool) {
+/// Everything but the unreserved characters [RFC 3986 2.3].
+fn percent_encode(text: &mut String, name: &str) {
     for byte in name.bytes() {
-        let plain = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'_' | b'~' | b'$')
-            || (dot && byte == b'.');
-        if plain {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'.') {
             text.push(char::from(byte));
         } else {
             let _ = write!(text, "%{byte:02X}");
@@ -290,7 +263,6 @@ mod tests {
         check("/queues/", Hint::None, "Empty");
         check("/topcis/a", Hint::None, "Unknown");
         check("/topics/a/#", Hint::None, "Wildcard");
-        check("/topics/a/%23", Hint::None, "Wildcard");
         check("a\0b", Hint::None, "Nul");
     }
 
@@ -312,6 +284,6 @@ mod tests {
     fn wildcards_of_sources() {
         assert_eq!(filter("a/*/+.#").unwrap().to_string(), "a/+/+/#");
         assert_eq!(filter("a.>").unwrap().to_string(), "a/#");
-        assert_eq!(filter("a+").unwrap_err(), AddressError::Wildcard);
+        assert_eq!(filter("").unwrap_err(), AddressError::Empty);
     }
 }

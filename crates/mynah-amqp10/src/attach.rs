@@ -239,7 +239,8 @@ impl Session {
             Target::Fixed(_) | Target::BySubject(_) | Target::Anonymous(_) => None,
         };
         match (queue, refusal.kind) {
-            (Some(name), RefusalKind::NotFound) if ctx.config.create_queues => {
+            // Names of the broker's own choice are not made by use: such a queue is gone.
+            (Some(name), RefusalKind::NotFound) if ctx.config.create_queues && !name.starts_with("amq.") => {
                 let ticket = ctx.ask(Request::Link(at, AttachStep::Create));
                 host.define(
                     ticket,
