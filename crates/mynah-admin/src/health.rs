@@ -1,0 +1,20 @@
+//! Is it alive, and should clients be sent here.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use crate::server::AppState;
+
+/// Answers as long as the process can answer at all; never false because of an alarm.
+pub(crate) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Answers yes while every port is open.
+pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, &'static str) {
+    if state.readiness.get() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n")
+    }
+}
