@@ -1,7 +1,14 @@
 //! Topic names as addresses and back (DESIGN section 5).
 //!
 //! `$queue/q`, `$exchange/e/k` and `$P2P/id` are addresses of their own; everything else is a topic as it stands. What
-//! cannot stand in a topic name (`+`, `#`, U+0000 in a word of another protocol) is escaped as `%2B`, `%23`, `%00`.
+//! cannot stand in a topic name, but in a word of another protocol, is escaped, and an escape that was there already is
+//! escaped once more, so that every text has one other form and comes back as it was:
+//!
+//! | core | MQTT |
+//! |---|---|
+//! | `+`, `#` | `%2B`, `%23` |
+//! | `%2B`, `%252B` ... | `%252B`, `%25252B` ... |
+//! | U+0000 | `%00`, one way only |
 //!
 //! Never: splits a topic into words; the core form has MQTT's own separator.
 
@@ -9,7 +16,7 @@ use std::borrow::Cow;
 
 use mynah_core::AddressRef;
 
-use crate::codec::primitive::{FIELD_BYTES_MAX, has_special};
+use crate::codec::primitive::{FIELD_BYTES_MAX, has_escapable, has_percent};
 use crate::codec::publish::P2P_LITERAL;
 use crate::reason::{Fault, Reason};
 
@@ -55,7 +62,7 @@ fn special_address(topic: &str) -> Result<AddressRef<'_>, Fault> {
 #[inline]
 pub(crate) fn topic_of(address: AddressRef<'_>) -> Option<Cow<'_, str>> {
     let topic = if let AddressRef::Topic(topic) = address
-        && !has_special(topic.as_bytes())
+        && !has_escapable(topic.as_bytes())
     {
         Cow::Borrowed(topic)
     } else {
@@ -74,17 +81,69 @@ fn special_topic(address: AddressRef<'_>) -> String {
     }
 }
 
+/// What stands behind a `%`: so many times `25`, then an escape of ours; its length.
+fn escape_at(rest: &str) -> Option<(usize, char, usize)> {
+    let mut tail = rest;
+    let mut depth = 0;
+    while let Some(shorter) = tail.strip_prefix("25") {
+        depth += 1;
+        tail = shorter;
+    }
+    let meant = match tail.get(..2)? {
+        "2B" => '+',
+        "23" => '#',
+        _ => return None,
+    };
+    Some((depth, meant, 2 * depth + 2))
+}
+
 fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    let mut out = String::with_capacity(text.len() + 8);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        rest = rest.get(c.len_utf8()..).unwrap_or_default();
         match c {
             '+' => out.push_str("%2B"),
             '#' => out.push_str("%23"),
             '\0' => out.push_str("%00"),
+            '%' if escape_at(rest).is_some() => out.push_str("%25"),
             _ => out.push(c),
         }
     }
     out
+}
+
+/// A topic, name or word of MQTT in core form.
+#[inline]
+pub(crate) fn unescaped(text: &str) -> Cow<'_, str> {
+    if has_percent(text.as_bytes()) { unescaped_slowly(text) } else { Cow::Borrowed(text) }
+}
+
+#[cold]
+fn unescaped_slowly(text: &str) -> Cow<'_, str> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        match escape_at(after) {
+            Some((0, meant, len)) => {
+                out.push(meant);
+                rest = after.get(len..).unwrap_or_default();
+            }
+            Some((_, _, len)) => {
+                out.push('%');
+                // One `25` less.
+                out.push_str(after.get(2..len).unwrap_or_default());
+                rest = after.get(len..).unwrap_or_default();
+            }
+            None => {
+                out.push('%');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 #[cfg(test)]
@@ -116,7 +175,45 @@ mod tests {
     #[test]
     fn words_that_cannot_stand_in_a_topic() {
         assert_eq!(topic_of(AddressRef::Topic("a/c++/#1")).unwrap(), "a/c%2B%2B/%231");
+        for (core, mqtt) in [
+            ("50%", "50%"),
+            ("a%2Fb%25", "a%2Fb%25"),
+            ("c++", "c%2B%2B"),
+            ("c%2B+", "c%252B%2B"),
+            ("%252B%23", "%25252B%2523"),
+            ("%2b", "%2b"),
+            ("ä%€%2", "ä%€%2"),
+        ] {
+            assert_eq!(topic_of(AddressRef::Topic(core)).unwrap(), mqtt);
+            assert_eq!(unescaped(mqtt), core);
+        }
+        assert_eq!(topic_of(AddressRef::Queue("a+b")).unwrap(), "$queue/a%2Bb");
+        assert_eq!(address_of(&unescaped("$queue/a%2Bb")).unwrap(), AddressRef::Queue("a+b"));
         assert_eq!(topic_of(AddressRef::Topic("")), None);
         assert_eq!(topic_of(AddressRef::Topic(&"x".repeat(65_536))), None);
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_text_has_one_other_form(text in "[%2350Bb+#aé/]{1,12}") {
+            let escape = escaped(&text);
+            prop_assert!(!escape.contains(['+', '#']));
+            prop_assert_eq!(unescaped(&escape), text);
+        }
+
+        #[test]
+        fn mqtt_to_mqtt_is_identical(text in "[%2350Bbaé/]{1,12}") {
+            let core = unescaped(&text);
+            let back = topic_of(AddressRef::Topic(&core)).map(|topic| topic.into_owned());
+            prop_assert_eq!(back.as_deref(), Some(text.as_str()));
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use mynah_core::protocol::{Host, Refusal, Reply, Ticket};
 use mynah_core::{AddressRef, ContentRef, Guarantee, Header, PublishRef, Retain};
 
-use crate::address::address_of;
+use crate::address::{address_of, unescaped};
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::property::{Properties, id, put_field};
 use crate::codec::publish::{Facts, Publish};
@@ -112,7 +112,7 @@ impl MqttConnection {
         let publish = Publish::decode(first, body, self.version)?;
         if publish.properties.is_empty() && publish.guarantee == Guarantee::AtMostOnce {
             // The shortest way; what it cannot do ends up below.
-            if let Ok(address) = address_of(publish.topic) {
+            if let Ok(address) = address_of(&unescaped(publish.topic)) {
                 host.publish(None, &borrowed(&publish, &Facts::default(), address));
             }
             return Ok(());
@@ -138,7 +138,7 @@ impl MqttConnection {
             "" => self.inbound.topic_of_alias(facts.alias),
             topic => topic,
         };
-        match address_of(topic) {
+        match address_of(&unescaped(topic)) {
             Ok(address) => {
                 host.publish(ticket, &borrowed(&publish, &facts, address));
                 self.inbound.asked += u64::from(ticket.is_some());

@@ -79,7 +79,10 @@ pub struct Mqtt {
 
 impl Mqtt {
     #[must_use]
-    pub fn new(config: MqttConfig) -> Self {
+    pub fn new(mut config: MqttConfig) -> Self {
+        // With 0 nothing could ever be confirmed; 5.0 cannot even say it [MQTT 5.0 3.2.2.3.3].
+        config.receive_max = config.receive_max.max(1);
+        config.in_flight_max = config.in_flight_max.max(1);
         Self { config: Arc::new(config) }
     }
 }

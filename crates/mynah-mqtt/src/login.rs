@@ -11,7 +11,7 @@ use mynah_core::protocol::{
 };
 use mynah_core::{ContentRef, Header, Message, PublishRef, Retain};
 
-use crate::address::address_of;
+use crate::address::{address_of, unescaped};
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::connect::{ConnAck, Connect, WillFields};
 use crate::codec::primitive::VARINT_MAX;
@@ -303,7 +303,8 @@ fn will_of(fields: &WillFields<'_>, now: Instant) -> Result<Will, Fault> {
             }
         }
     }
-    let address = address_of(fields.topic)?;
+    let topic = unescaped(fields.topic);
+    let address = address_of(&topic)?;
     let publish = PublishRef { header, content, ..PublishRef::new(address, fields.payload) };
     Ok(Will { message: Arc::new(Message::from_publish(&publish, now)), delay })
 }

@@ -5,11 +5,12 @@
 //!
 //! `$share/g/f` is a queue shared by a group, `$queue/q` a queue by name; both deliver within the in-flight window.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use mynah_core::limits::TOPIC_WORDS_MAX;
 use mynah_core::protocol::{CreditMode, End, From, Holder, Host, Reply, Retained, Source};
-use mynah_core::{ConsumerId, Filter, Guarantee, Wire};
+use mynah_core::{ConsumerId, Filter, Guarantee, Segment, Wire};
 
 use crate::address;
 use crate::codec::property::{Properties, Value, id};
@@ -165,7 +166,7 @@ impl Subscriptions {
 enum Target<'a> {
     Topic(Filter),
     Shared { group: &'a str, filter: Filter },
-    Queue(&'a str),
+    Queue(Cow<'a, str>),
 }
 
 impl<'a> Target<'a> {
@@ -175,8 +176,9 @@ impl<'a> Target<'a> {
             if text.len() > TOPIC_WORDS_MAX && text.split('/').count() > TOPIC_WORDS_MAX {
                 return Err(invalid("the filter has more than 128 levels"));
             }
-            Filter::parse(text)
-                .map_err(|_| invalid("the filter is empty or misuses a wildcard [MQTT-4.7.1-1]"))
+            let filter = Filter::parse(text)
+                .map_err(|_| invalid("the filter is empty or misuses a wildcard [MQTT-4.7.1-1]"))?;
+            Ok(if text.contains('%') { unescaped_filter(&filter) } else { filter })
         };
         if let Some(rest) = text.strip_prefix(SHARE) {
             // [MQTT-4.8.2-1, MQTT-4.8.2-2]
@@ -191,13 +193,22 @@ impl<'a> Target<'a> {
             if name.is_empty() || name.contains(['+', '#']) {
                 return Err(invalid("$queue needs a name without wildcards"));
             }
-            return Ok(Self::Queue(name));
+            return Ok(Self::Queue(address::unescaped(name)));
         }
         if text.starts_with(EXCHANGE) {
             return Err(invalid("$exchange is for publishing"));
         }
         parse(text).map(Self::Topic)
     }
+}
+
+fn unescaped_filter(filter: &Filter) -> Filter {
+    let segments = filter.segments().iter().map(|segment| match segment {
+        Segment::Word(word) => Segment::Word(address::unescaped(word).into()),
+        Segment::One => Segment::One,
+        Segment::Rest => Segment::Rest,
+    });
+    Filter::new(segments.collect())
 }
 
 impl MqttConnection {
@@ -257,7 +268,7 @@ impl MqttConnection {
             RetainHandling::IfNew => Retained::IfNew,
             RetainHandling::Never => Retained::Never,
         };
-        let source = self.source(ConsumerId(consumer), target, options, identifier, retained);
+        let source = self.source(ConsumerId(consumer), &target, options, identifier, retained);
         host.attach(ticket, ConsumerId(consumer), source);
         Ok(())
     }
@@ -265,7 +276,7 @@ impl MqttConnection {
     fn source<'a>(
         &mut self,
         consumer: ConsumerId,
-        target: Target<'a>,
+        target: &'a Target<'_>,
         options: Options,
         identifier: u32,
         retained: Retained,
@@ -294,12 +305,15 @@ impl MqttConnection {
                     settled: direct,
                     no_local: options.no_local || self.bridge,
                     retained,
-                    ..Source::new(From::Topic { filter, holder })
+                    ..Source::new(From::Topic { filter: filter.clone(), holder })
                 }
             }
-            Target::Shared { group, filter } => {
-                Source { wire: Some(wire), settled, credit, ..Source::new(From::Shared { group, filter }) }
-            }
+            Target::Shared { group, filter } => Source {
+                wire: Some(wire),
+                settled,
+                credit,
+                ..Source::new(From::Shared { group, filter: filter.clone() })
+            },
             Target::Queue(name) => Source {
                 wire: Some(wire),
                 settled,
@@ -423,7 +437,7 @@ impl MqttConnection {
             if !matches!(target, Target::Topic(_)) {
                 let ticket = TicketKind::Reattach.ticket(u64::from(kept.consumer));
                 let consumer = ConsumerId(kept.consumer);
-                let source = self.source(consumer, target, options, kept.identifier, Retained::Never);
+                let source = self.source(consumer, &target, options, kept.identifier, Retained::Never);
                 host.attach(ticket, consumer, source);
             }
         }

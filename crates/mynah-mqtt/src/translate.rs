@@ -11,7 +11,7 @@ use mynah_core::{
     AddressRef, ContentRef, Death, Format, Guarantee, Mark, Properties, PublishRef, Retain, Run, Value, Wire,
 };
 
-use crate::address::{address_of, topic_of};
+use crate::address::{address_of, topic_of, unescaped};
 use crate::codec::primitive::{FIELD_BYTES_MAX, VARINT_MAX, put_varint, varint_len};
 use crate::codec::property::{self, id, put_field, put_flag, put_four, put_user_property};
 use crate::codec::publish::first_byte;
@@ -295,7 +295,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Properties {
         match (id, value) {
             (id::CONTENT_TYPE, property::Value::Text(text)) => properties.content_type = Some(text.into()),
             (id::RESPONSE_TOPIC, property::Value::Text(topic)) if !topic.is_empty() => {
-                let address = address_of(topic).unwrap_or(AddressRef::Topic(topic));
+                let topic = unescaped(topic);
+                let address = address_of(&topic).unwrap_or(AddressRef::Topic(&topic));
                 properties.reply_to = Some(address.to_owned());
             }
             (id::CORRELATION_DATA, property::Value::Binary(data)) => {

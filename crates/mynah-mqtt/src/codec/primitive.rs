@@ -124,25 +124,61 @@ pub fn varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, Fault> {
     Err(Fault::malformed("a variable byte integer is longer than four bytes"))
 }
 
-/// Whether a name contains U+0000, `+` or `#`: eight bytes at a time, without a branch for each.
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+
+/// Not 0 if one of the eight bytes is 0.
+#[inline]
+fn zero_byte(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & (ONES << 7)
+}
+
+#[inline]
+fn special_byte(word: u64) -> u64 {
+    // '+' and '#' differ in one bit.
+    zero_byte(word) | zero_byte((word & !(ONES * 0x08)) ^ (ONES * 0x23))
+}
+
+#[inline]
+fn percent_byte(word: u64) -> u64 {
+    zero_byte(word ^ (ONES * 0x25))
+}
+
+/// Looks at eight bytes at a time, without a branch for each; `found` answers not 0 for what is looked for.
+#[inline]
+fn any_byte(bytes: &[u8], found: impl Fn(u64) -> u64) -> bool {
+    let found = |chunk: &[u8; 8]| found(u64::from_ne_bytes(*chunk));
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    let tail = match bytes.last_chunk::<8>() {
+        // It may overlap what is looked at anyway.
+        Some(last) => found(last),
+        None => {
+            let mut padded = [b'a'; 8];
+            padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            found(&padded)
+        }
+    };
+    chunks.iter().fold(tail, |seen, chunk| seen | found(chunk)) != 0
+}
+
+/// Whether a name contains U+0000, `+` or `#`.
 #[must_use]
 #[inline]
 pub fn has_special(bytes: &[u8]) -> bool {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    // '+' and '#' differ in one bit.
-    const BIT: u64 = ONES * 0x08;
-    const HASH: u64 = ONES * 0x23;
-    let zero = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
-    let found = |chunk: &[u8; 8]| {
-        let word = u64::from_ne_bytes(*chunk);
-        zero(word) | zero((word & !BIT) ^ HASH)
-    };
-    let (chunks, _) = bytes.as_chunks::<8>();
-    let Some(last) = bytes.last_chunk::<8>() else {
-        return bytes.iter().any(|byte| matches!(byte, 0 | b'+' | b'#'));
-    };
-    // The last eight bytes may overlap those before.
-    chunks.iter().fold(found(last), |seen, chunk| seen | found(chunk)) != 0
+    any_byte(bytes, special_byte)
+}
+
+/// Whether a name contains U+0000, `+`, `#` or `%`.
+#[must_use]
+#[inline]
+pub fn has_escapable(bytes: &[u8]) -> bool {
+    any_byte(bytes, |word| special_byte(word) | percent_byte(word))
+}
+
+/// Whether a name contains `%`.
+#[must_use]
+#[inline]
+pub fn has_percent(bytes: &[u8]) -> bool {
+    any_byte(bytes, percent_byte)
 }
 
 /// Bytes that `value` takes.

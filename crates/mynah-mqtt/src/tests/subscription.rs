@@ -126,7 +126,18 @@ fn shared_subscriptions_and_queues() {
     assert_eq!(subscribe("$share/g/b", 0), "attach 2 shared b g settled=true Socket");
     assert_eq!(subscribe("$queue/jobs", 2), "attach 3 queue jobs create=true settled=false Window(9)");
     assert_eq!(subscribe("$queue/a/b", 0), "attach 4 queue a/b create=true settled=true Socket");
-    assert_eq!(subscribe("$SYS/#", 0), "attach 5 topic $SYS/# Connection settled=true Socket");
+    assert_eq!(subscribe("$queue/a%2Bb", 0), "attach 5 queue a+b create=true settled=true Socket");
+    assert_eq!(subscribe("$SYS/#", 0), "attach 6 topic $SYS/# Connection settled=true Socket");
+}
+
+#[test]
+fn words_of_other_protocols_in_filters() {
+    // What is shown as `c%2B%2B` is subscribed to as `c%2B%2B`.
+    let mut pair = Pair::open(Version::V311);
+    pair.send("82 10 00 01 00 0b 63 25 32 42 25 32 42 2f 2b 2f 61 00");
+    assert_eq!(pair.texts(), ["attach 1 topic c++/+/a Connection settled=true Socket"]);
+    pair.send("30 0b 00 09 63 25 32 42 25 32 42 2f 62");
+    assert_eq!(pair.texts()[1], "publish topic:c++/b AtMostOnce No");
 }
 
 #[test]
