@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr;
+use bytes::BytesMut;
+use memchr::{memchr, memchr2};
 
 use super::escape::{Escape, unescape};
 use super::scan::Scanner;
+use super::write::header as write_header;
 use crate::reason::{Fault, clipped};
 use crate::version::Version;
 
@@ -96,6 +98,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) escape: Escape,
     head: &'a str,
     lines: &'a [Line],
+    /// No backslash anywhere.
+    plain: bool,
     /// 1.0: blanks around names and values do not belong to them.
     trim: bool,
 }
@@ -125,6 +129,7 @@ impl<'a> Frame<'a> {
             body: bytes.get(scanner.body..scanner.body_end).unwrap_or_default(),
             counted: scanner.length.is_some(),
             escape,
+            plain: memchr(b'\\', head.as_bytes()).is_none(),
             head,
             lines: &scanner.lines,
             trim: version == Some(Version::V1_0),
@@ -139,7 +144,7 @@ impl<'a> Frame<'a> {
     }
 
     fn check(&self, version: Option<Version>) -> Result<(), Fault> {
-        if self.escape != Escape::None && memchr(b'\\', self.head.as_bytes()).is_some() {
+        if self.escape != Escape::None && !self.plain {
             for (name, value) in self.headers() {
                 if unescape(self.escape, name).is_none() || unescape(self.escape, value).is_none() {
                     let text = format!(
@@ -176,8 +181,34 @@ impl<'a> Frame<'a> {
         self.lines.len()
     }
 
+    /// Whether one of the first `at` headers has this name.
+    pub(crate) fn is_repeated(&self, at: usize, name: &str) -> bool {
+        let earlier = self.lines.iter().take(at);
+        earlier.filter(|line| line.colon - line.from >= name.len()).any(|line| {
+            let other = self.head.get(line.from..line.colon).unwrap_or_default();
+            name == if self.trim { other.trim() } else { other }
+        })
+    }
+
+    /// Appends a header as it is escaped in 1.2.
+    pub(crate) fn copy(&self, name: &'a str, value: &'a str, out: &mut BytesMut) {
+        let (raw_name, raw_value) = (name.as_bytes(), value.as_bytes());
+        if self.plain && memchr2(b':', b'\r', raw_value).is_none() && memchr(b'\r', raw_name).is_none() {
+            out.reserve(raw_name.len() + raw_value.len() + 2);
+            out.extend_from_slice(raw_name);
+            out.extend_from_slice(b":");
+            out.extend_from_slice(raw_value);
+            out.extend_from_slice(b"\n");
+            return;
+        }
+        write_header(Escape::V1_2, &self.text(name), &self.text(value), out);
+    }
+
     /// The text behind the escapes.
     pub(crate) fn text(&self, raw: &'a str) -> Cow<'a, str> {
+        if self.plain {
+            return Cow::Borrowed(raw);
+        }
         // The escapes were checked when the frame was found.
         unescape(self.escape, raw).unwrap_or(Cow::Borrowed(raw))
     }

@@ -8,7 +8,6 @@
 use memchr::{memchr, memchr2};
 
 use super::frame::{Command, Line};
-use super::header::number;
 use super::telnet;
 use crate::reason::{Fault, clipped};
 
@@ -43,6 +42,8 @@ pub(crate) enum Scanned {
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
     phase: Phase,
+    /// Where the frame begins in the bytes shown last.
+    skip: usize,
     /// Looked at so far.
     at: usize,
     /// First byte of the line that is not complete yet.
@@ -64,15 +65,16 @@ impl Scanner {
     /// # Errors
     /// The bytes are no frame, or one beyond the limits.
     pub(crate) fn next(&mut self, bytes: &[u8], limits: &Limits) -> Result<Scanned, Fault> {
-        let mut skip = 0;
+        self.skip = 0;
         if self.phase == Phase::Between {
             let idle = telnet::idle(bytes);
             if idle.cut {
                 return Ok(Scanned::More { skip: idle.len });
             }
-            skip = idle.len;
+            self.skip = idle.len;
             self.start();
         }
+        let skip = self.skip;
         let frame = bytes.get(skip..).unwrap_or_default();
         if self.phase == Phase::Head && !self.head(frame, limits)? {
             return Ok(Scanned::More { skip });
@@ -85,7 +87,8 @@ impl Scanner {
     }
 
     /// The receipt the frame that failed asked for, if its header was read already.
-    pub(crate) fn receipt<'a>(&self, frame: &'a [u8]) -> Option<&'a str> {
+    pub(crate) fn receipt<'a>(&self, bytes: &'a [u8]) -> Option<&'a str> {
+        let frame = bytes.get(self.skip..)?;
         let line = self.lines.iter().find(|line| line.name(frame) == b"receipt")?;
         std::str::from_utf8(line.value(frame)).ok()
     }
@@ -102,11 +105,10 @@ impl Scanner {
     /// Reads lines up to the empty one; answers whether it was there.
     fn head(&mut self, frame: &[u8], limits: &Limits) -> Result<bool, Fault> {
         loop {
-            let (end, too_long) = self.bound(limits);
             let found = memchr2(b'\n', 0, frame.get(self.at..).unwrap_or_default());
             let stop = found.map_or(frame.len(), |distance| self.at + distance);
-            if stop > end {
-                return Err(too_long);
+            if stop > self.bound(limits) {
+                return Err(self.endless(limits));
             }
             let Some(byte) = frame.get(stop) else {
                 self.at = stop;
@@ -134,23 +136,26 @@ impl Scanner {
         }
     }
 
-    /// How far the current line may reach, and what to say if it does not end there. The answer depends on the bytes
-    /// only, not on how they were cut.
-    fn bound(&self, limits: &Limits) -> (usize, Fault) {
+    /// How far the current line may reach. The answer depends on the bytes only, not on how they were cut.
+    fn bound(&self, limits: &Limits) -> usize {
+        if self.command.is_none() { limits.command } else { limits.head.min(self.line + limits.line) }
+    }
+
+    /// What to say about a line that does not end in time.
+    fn endless(&self, limits: &Limits) -> Fault {
         if self.command.is_none() {
             let text = "The first line of a frame is a command such as CONNECT, SEND or SUBSCRIBE, in capital letters";
-            return (limits.command, Fault::malformed("no command", text));
+            return Fault::malformed("no command", text);
         }
-        let line = self.line + limits.line;
-        if line <= limits.head {
+        if self.line + limits.line <= limits.head {
             let text = format!("A header line may have {} bytes. Put long values into the body", limits.line);
-            return (line, Fault::limit("header too long", text));
+            return Fault::limit("header too long", text);
         }
         let text = format!(
             "Command and headers together may have {} bytes here. Send fewer or shorter",
             limits.head
         );
-        (limits.head, Fault::limit("headers too long", text))
+        Fault::limit("headers too long", text)
     }
 
     fn header(&mut self, from: usize, text: &[u8], limits: &Limits) -> Result<(), Fault> {
@@ -207,13 +212,16 @@ impl Scanner {
 }
 
 fn content_length(value: &[u8], limit: usize) -> Result<usize, Fault> {
-    let text = std::str::from_utf8(value).unwrap_or_default();
-    let digits = text.trim();
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Fault::bad_value("content-length", text, "the number of bytes of the body, in digits"));
+    let digits = value.trim_ascii();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        let text = String::from_utf8_lossy(value);
+        return Err(Fault::bad_value("content-length", &text, "the number of bytes of the body, in digits"));
     }
     // More digits than a number can have are too many bytes as well.
-    number(digits).filter(|length| *length <= limit).ok_or_else(|| body_too_long(limit))
+    let length = digits
+        .iter()
+        .try_fold(0_usize, |length, digit| length.checked_mul(10)?.checked_add(usize::from(digit - b'0')));
+    length.filter(|length| *length <= limit).ok_or_else(|| body_too_long(limit))
 }
 
 fn body_too_long(limit: usize) -> Fault {

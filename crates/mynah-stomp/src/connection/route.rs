@@ -4,8 +4,10 @@ use mynah_core::Address;
 
 use crate::translate::Destination;
 
-/// Destinations remembered; a power of two. A publisher that cycles over more pays for reading them anew.
-const SLOTS: usize = 64;
+/// Places at first, and at most: powers of two. A publisher that cycles over more destinations than find a place of
+/// their own pays for reading some of them anew.
+const SLOTS_MIN: usize = 8;
+const SLOTS_MAX: usize = 1024;
 
 /// Where a destination leads.
 #[derive(Debug)]
@@ -36,10 +38,11 @@ impl Route {
     }
 }
 
-/// A table with one place for each destination. It is made with the first SEND: most connections only listen.
+/// A table with one place for each destination. It is made with the first SEND, as most connections only listen, and grows
+/// when two destinations want one place.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    slots: Vec<Option<Route>>,
+    slots: Vec<Option<Box<Route>>>,
     /// Most publishers stay with one destination.
     last: usize,
 }
@@ -47,23 +50,23 @@ pub(super) struct Routes {
 impl Routes {
     pub(super) fn get(&mut self, raw: &str) -> Option<&mut Route> {
         if !self.is_at(self.last, raw) {
-            let slot = slot(raw);
+            let slot = self.slot(raw);
             if !self.is_at(slot, raw) {
                 return None;
             }
             self.last = slot;
         }
-        self.slots.get_mut(self.last)?.as_mut()
+        self.slots.get_mut(self.last)?.as_deref_mut()
     }
 
     pub(super) fn insert(&mut self, route: Route) {
         if self.slots.is_empty() {
-            self.slots.resize_with(SLOTS, || None);
+            self.slots.resize_with(SLOTS_MIN, || None);
         }
-        self.last = slot(&route.raw);
-        if let Some(place) = self.slots.get_mut(self.last) {
-            *place = Some(route);
+        while self.slots.len() < SLOTS_MAX && matches!(self.slots.get(self.slot(&route.raw)), Some(Some(_))) {
+            self.grow();
         }
+        self.put(Box::new(route));
     }
 
     pub(super) fn declared(&mut self, raw: &str) {
@@ -72,17 +75,58 @@ impl Routes {
         }
     }
 
+    fn grow(&mut self) {
+        let size = self.slots.len() * 2;
+        let old = std::mem::take(&mut self.slots);
+        self.slots.resize_with(size, || None);
+        old.into_iter().flatten().for_each(|route| self.put(route));
+    }
+
+    fn put(&mut self, route: Box<Route>) {
+        self.last = self.slot(&route.raw);
+        if let Some(place) = self.slots.get_mut(self.last) {
+            *place = Some(route);
+        }
+    }
+
     fn is_at(&self, slot: usize, raw: &str) -> bool {
         matches!(self.slots.get(slot), Some(Some(route)) if *route.raw == *raw)
     }
+
+    /// Destinations of one application differ near their ends.
+    fn slot(&self, raw: &str) -> usize {
+        let bytes = raw.as_bytes();
+        let hash = match bytes.split_last_chunk::<8>() {
+            Some((before, last)) => {
+                let before = before.last_chunk::<8>().map_or(0, |chunk| u64::from_be_bytes(*chunk));
+                u64::from_be_bytes(*last) ^ before.rotate_left(29)
+            }
+            None => bytes.iter().fold(0, |hash, byte| (hash << 8) | u64::from(*byte)),
+        };
+        let mixed = hash.wrapping_add(bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The high bits of a product depend on all of its bits.
+        usize::try_from(mixed >> 48).unwrap_or_default() & self.slots.len().saturating_sub(1)
+    }
 }
 
-/// Destinations of one application differ near their ends.
-fn slot(raw: &str) -> usize {
-    let hash = raw
-        .bytes()
-        .rev()
-        .take(16)
-        .fold(raw.len(), |hash, byte| hash.wrapping_mul(0x0100_0193) ^ usize::from(byte));
-    (hash ^ (hash >> 16)) % SLOTS
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_find_their_routes_again() {
+        let mut routes = Routes::default();
+        let all: Vec<String> = (0..2_000).map(|n| format!("/topic/sensor.{n}")).collect();
+        for raw in &all {
+            let destination = Destination::parse(raw, 100).unwrap();
+            let address = destination.address().unwrap().unwrap();
+            routes.insert(Route::new(raw, &destination, address));
+            assert_eq!(*routes.get(raw).unwrap().raw, **raw);
+        }
+        assert_eq!(routes.slots.len(), SLOTS_MAX);
+        let found =
+            all.iter().filter(|raw| routes.get(raw).is_some_and(|route| *route.raw == ***raw)).count();
+        assert!(found > 700, "{found}");
+        assert!(routes.get("/topic/other").is_none());
+    }
 }

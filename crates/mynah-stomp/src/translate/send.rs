@@ -78,11 +78,11 @@ impl<'a> Send<'a> {
                 "message-id" | "amqp-message-id" if seen.message_id => {}
                 "message-id" | "amqp-message-id" => {
                     seen.message_id = true;
-                    write_header(Escape::V1_2, "amqp-message-id", &frame.text(value), block);
+                    frame.copy("amqp-message-id", value, block);
                 }
                 _ => {
                     seen.text_type |= name == "content-type" && value.trim_start().starts_with("text/");
-                    write_header(Escape::V1_2, &frame.text(name), &frame.text(value), block);
+                    frame.copy(name, value, block);
                 }
             }
         }
@@ -152,7 +152,7 @@ impl<'a> Names<'a> {
 
     fn is_first(&mut self, frame: &Frame<'a>, at: usize, name: &'a str) -> bool {
         match self {
-            Self::Few => !frame.headers().take(at).any(|(other, _)| other == name),
+            Self::Few => !frame.is_repeated(at, name),
             Self::Many(names) => names.insert(name),
         }
     }
