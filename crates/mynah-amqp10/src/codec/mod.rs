@@ -6,6 +6,8 @@
 //! Never: allocates by a declared length or count, recurses deeper than [`reader::DEPTH_MAX`], panics on any input.
 
 pub(crate) mod frame;
+#[cfg(test)]
+mod oracle;
 pub(crate) mod performative;
 pub(crate) mod reader;
 pub(crate) mod section;

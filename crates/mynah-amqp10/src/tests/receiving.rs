@@ -416,10 +416,9 @@ fn only_filters_in_force_are_answered() {
     let mut filters = fe2o3_amqp_types::messaging::FilterSet::new();
     filters.insert(
         "a".into(),
-        described(0x468c_0000_0004, Value::String("x = 1".to_owned())).unwrap_or_default().into(),
+        described(0x468c_0000_0004, Value::String("x = 1".to_owned())).unwrap_or_default(),
     );
-    filters
-        .insert("b".into(), described(0x468c_0000_0003, Value::List(Vec::new())).unwrap_or_default().into());
+    filters.insert("b".into(), described(0x468c_0000_0003, Value::List(Vec::new())).unwrap_or_default());
     let mut client = Client::begun();
     client.send(0, source(Source { filter: Some(filters), ..with("/topics/t") }));
     client.agree();
