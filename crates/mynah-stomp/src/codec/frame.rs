@@ -190,18 +190,19 @@ impl<'a> Frame<'a> {
         })
     }
 
-    /// Appends a header as it is escaped in 1.2.
-    pub(crate) fn copy(&self, name: &'a str, value: &'a str, out: &mut BytesMut) {
-        let (raw_name, raw_value) = (name.as_bytes(), value.as_bytes());
-        if self.plain && memchr2(b':', b'\r', raw_value).is_none() && memchr(b'\r', raw_name).is_none() {
-            out.reserve(raw_name.len() + raw_value.len() + 2);
-            out.extend_from_slice(raw_name);
-            out.extend_from_slice(b":");
-            out.extend_from_slice(raw_value);
+    /// Appends the header at that place as it is escaped in 1.2.
+    pub(crate) fn copy(&self, at: usize, out: &mut BytesMut) {
+        let Some(line) = self.lines.get(at) else { return };
+        let head = self.head.as_bytes();
+        let (name, value) = (line.name(head), line.value(head));
+        // As a rule nothing in it needs an escape, and the line is taken as it is.
+        let plain = self.plain && memchr2(b':', b'\r', value).is_none() && memchr(b'\r', name).is_none();
+        if plain && !self.trim {
+            out.extend_from_slice(head.get(line.from..line.end).unwrap_or_default());
             out.extend_from_slice(b"\n");
-            return;
+        } else if let Some((name, value)) = self.headers().nth(at) {
+            write_header(Escape::V1_2, &self.text(name), &self.text(value), out);
         }
-        write_header(Escape::V1_2, &self.text(name), &self.text(value), out);
     }
 
     /// The text behind the escapes.

@@ -196,17 +196,20 @@ impl StompConnection {
                 return Ok(bytes.len());
             }
             let rest = bytes.get(used..).unwrap_or_default();
-            let scanned = scanner.next(rest, &limits).map_err(|fault| {
-                let receipt = scanner.receipt(rest).and_then(|raw| unescape(self.escape(), raw));
-                Failure { fault, receipt: receipt.map(|text| text.into()) }
-            })?;
+            let receipt = |scanner: &Scanner| {
+                let raw = scanner.receipt(rest).filter(|_| self.state != State::Login)?;
+                unescape(self.escape(), raw).map(|text| Box::from(text.trim()))
+            };
+            let scanned = scanner.next(rest, &limits);
+            let scanned = scanned.map_err(|fault| Failure { fault, receipt: receipt(scanner) })?;
             let (skip, len) = match scanned {
                 Scanned::More { skip } => return Ok(used + skip),
                 Scanned::Frame { skip, len } => (skip, len),
             };
             used += skip;
             let whole = bytes.get(used..used + len).unwrap_or_default();
-            let frame = Frame::found(whole, scanner, self.version)?;
+            let frame = Frame::found(whole, scanner, self.version)
+                .map_err(|fault| Failure { fault, receipt: receipt(scanner) })?;
             match self.on_frame(now, &frame, host) {
                 Ok(Flow::Done) => used += len,
                 Ok(Flow::Again) => break,

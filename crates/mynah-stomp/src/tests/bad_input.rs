@@ -6,6 +6,7 @@ use super::{ALL, Client, LATER, check, check_error};
 fn undefined_escapes_are_fatal() {
     // [STOMP 1.2, Value Encoding]
     check_error(LATER, "SEND\ndestination:/queue/a\nk:\\t\n\n^", "undefined escape", "\\\\");
+    check_error(LATER, "SEND\nreceipt:7\nk:\\t\n\n^", "undefined escape", "receipt-id:7\n");
     check_error(&["1.1"], "SEND\ndestination:/queue/a\nk:\\r\n\n^", "undefined escape", "\\\\");
 }
 

@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
+use bytes::BytesMut;
+
 use super::Client;
+use crate::Version;
+use crate::codec::{Escape, Frame, Limits, Scanned, Scanner, transcode, write_header};
 
 /// All that was asked and told, and whether it ended.
 #[derive(Debug, PartialEq)]
@@ -66,8 +70,65 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(connect, frames)| super::bytes(&format!("{connect}{}", frames.concat())))
 }
 
+const LIMITS: Limits = Limits { command: 32, line: 10_000, headers: 100, head: 100_000, body: 10_000 };
+
+/// What a reader of that version finds in a frame with these headers and this body.
+fn read(version: Version, headers: &[u8], body: &[u8]) -> (Vec<(String, String)>, Vec<u8>) {
+    let length = format!("content-length:{}\n\n", body.len());
+    let bytes = [b"SEND\n", headers, length.as_bytes(), body, b"\0"].concat();
+    let mut scanner = Scanner::default();
+    let scanned = scanner.next(&bytes, &LIMITS).unwrap();
+    assert_eq!(scanned, Scanned::Frame { skip: 0, len: bytes.len() });
+    let frame = Frame::found(&bytes, &scanner, Some(version)).unwrap();
+    let mut found: Vec<_> = frame
+        .headers()
+        .map(|(name, value)| (frame.text(name).into_owned(), frame.text(value).into_owned()))
+        .collect();
+    assert_eq!(found.pop().unwrap().0, "content-length");
+    (found, frame.body.to_vec())
+}
+
+fn write(version: Version, headers: &[(String, String)]) -> BytesMut {
+    let mut out = BytesMut::new();
+    headers.iter().for_each(|(name, value)| write_header(Escape::from(version), name, value, &mut out));
+    out
+}
+
+/// What is left of a text where the version has no escape for it.
+fn kept(version: Version, text: &str) -> String {
+    let text = text.replace('\0', "");
+    match version {
+        Version::V1_2 => text,
+        Version::V1_1 => text.replace('\r', " "),
+        Version::V1_0 => text.replace(['\r', '\n'], " ").trim().to_owned(),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_written_is_read(
+        headers in prop::collection::vec(("[^\u{0}:]{1,8}|[a-z:\\\\\r\n]{1,8}x", "\\PC{0,10}|[a-z:\\\\\r\n ]{0,10}"), 0..8),
+        body in prop::collection::vec(any::<u8>(), 0..50),
+    ) {
+        for version in [Version::V1_0, Version::V1_1, Version::V1_2] {
+            let expected: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| {
+                    // Where there are no escapes a colon would end the name.
+                    let name = if version == Version::V1_0 { name.replace(':', "_") } else { name.clone() };
+                    (kept(version, &name), kept(version, value))
+                })
+                .collect();
+            let direct = write(version, &headers);
+            prop_assert_eq!(read(version, &direct, &body), (expected.clone(), body.clone()), "{:?}", version);
+            // The way from a 1.2 sender is the same.
+            let mut relayed = BytesMut::new();
+            transcode(version.into(), &write(Version::V1_2, &headers), &mut relayed);
+            prop_assert_eq!(read(version, &relayed, &body), (expected, body.clone()), "{:?}", version);
+        }
+    }
 
     #[test]
     fn arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), cuts in prop::collection::vec(1..20usize, 0..20)) {

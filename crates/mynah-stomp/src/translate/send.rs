@@ -78,11 +78,11 @@ impl<'a> Send<'a> {
                 "message-id" | "amqp-message-id" if seen.message_id => {}
                 "message-id" | "amqp-message-id" => {
                     seen.message_id = true;
-                    frame.copy("amqp-message-id", value, block);
+                    write_header(Escape::V1_2, "amqp-message-id", &frame.text(value), block);
                 }
                 _ => {
                     seen.text_type |= name == "content-type" && value.trim_start().starts_with("text/");
-                    frame.copy(name, value, block);
+                    frame.copy(at, block);
                 }
             }
         }
