@@ -6,6 +6,8 @@
 mod cli;
 mod config;
 mod credentials;
+mod open_files;
+mod protocols;
 mod run;
 
 use std::process::ExitCode;

@@ -1,10 +1,143 @@
 //! Starts the broker from a configuration and stops it on SIGTERM or SIGINT.
 //!
+//! Order: the broker, its listeners, the HTTP ports, then the banner: whoever reads it finds every port open. Stopping goes
+//! the other way, with [`GRACE`] for the connections to say good-bye; a second signal does not wait for them.
+//!
 //! Never: looks at a message.
 
-use crate::cli::banner::Opened;
-use crate::config::Config;
+use std::time::Duration;
 
-pub(crate) fn run(config: Config, _ready: impl FnOnce(&Config, &Opened)) -> anyhow::Result<()> {
-    anyhow::bail!("not wired: {}", config.data_dir)
+use anyhow::Context;
+use mynah_broker::{AuthConfig, Broker, BrokerConfig, Password, QueueConfig};
+use mynah_net::{ListenerSpec, Net, NetConfig};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::cli::banner::Opened;
+use crate::config::{Anonymous, Config, User};
+use crate::{open_files, protocols};
+
+/// How long connections may take to say good-bye. Below the ten seconds after which container engines kill.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs until a signal comes. `ready` is called once, when every port is open.
+pub(crate) fn run(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyhow::Result<()> {
+    open_files::raise(config.limits.connections_max);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("mynah")
+        .build()
+        .context("cannot start the worker threads")?;
+    let done = runtime.block_on(serve(config, ready));
+    // Password hashing runs on threads that nothing interrupts; it is over in a moment.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn serve(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyhow::Result<()> {
+    // Before the first port is open, so that no signal finds the default action, which loses connections.
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    let broker = Broker::start(broker_config(config)).context("cannot start the broker")?;
+    let net = Net::start(&broker, listeners(config), net_config(config))?;
+    let opened = Opened {
+        listeners: net
+            .addresses()
+            .iter()
+            .zip(&config.listeners)
+            .map(|((name, address), listener)| (name.clone(), listener.protocol, *address))
+            .collect(),
+        admin: config.admin.bind.0,
+        metrics: config.metrics.bind.0,
+    };
+    ready(config, &opened);
+    info!(version = env!("CARGO_PKG_VERSION"), "ready");
+
+    info!(signal = signals.next().await, "stopping");
+    tokio::select! {
+        () = net.stop(GRACE) => {}
+        name = signals.next() => warn!(signal = name, "stopping at once"),
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// The two signals that end a service.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+fn listeners(config: &Config) -> Vec<ListenerSpec> {
+    let all = protocols::all(config);
+    config
+        .listeners
+        .iter()
+        .map(|listener| ListenerSpec {
+            name: listener.name.clone(),
+            bind: listener.bind.0,
+            protocols: protocols::of(&all, listener.protocol),
+        })
+        .collect()
+}
+
+fn net_config(config: &Config) -> NetConfig {
+    let limits = &config.limits;
+    NetConfig {
+        connections_max: usize::try_from(limits.connections_max).unwrap_or(usize::MAX),
+        // Until the first bytes it could be a person at telnet.
+        detect_timeout: limits.login_timeout.0.max(limits.login_timeout_stomp.0),
+    }
+}
+
+fn broker_config(config: &Config) -> BrokerConfig {
+    let (limits, queues) = (&config.limits, &config.queues);
+    BrokerConfig {
+        auth: AuthConfig {
+            anonymous: match config.auth.anonymous {
+                Anonymous::Never => mynah_broker::Anonymous::Never,
+                Anonymous::Loopback => mynah_broker::Anonymous::Loopback,
+                Anonymous::Always => mynah_broker::Anonymous::Always,
+            },
+            users: config.auth.users.iter().filter_map(user).collect(),
+        },
+        virtual_hosts: config.virtual_hosts.clone(),
+        inbox_bytes_max: limits.inbox_bytes_max.as_usize(),
+        message_bytes_max: limits.message_bytes_max.as_usize(),
+        retained_messages_max: usize::try_from(limits.retained_messages_max).unwrap_or(usize::MAX),
+        session_expiry_max: limits.session_expiry_max.0,
+        session_messages_max: limits.session_messages_max,
+        session_bytes_max: limits.session_bytes_max.0,
+        queues: QueueConfig {
+            auto_create: queues.auto_create,
+            delivery_limit: queues.delivery_limit,
+            messages_max: queues.max_length_messages,
+            bytes_max: queues.max_length_bytes.0,
+            socket_window: queues.consumer_window,
+            no_queue_dead_letters: queues.no_queue_dead_letters.clone(),
+        },
+    }
+}
+
+/// A user without a password cannot come this far: `check.rs` refuses the file.
+fn user(user: &User) -> Option<mynah_broker::User> {
+    let password = match (&user.password_hash, &user.password) {
+        (Some(hash), _) => Password::Hash(hash.0.clone()),
+        (None, Some(clear)) => Password::Clear(clear.0.clone()),
+        (None, None) => return None,
+    };
+    Some(mynah_broker::User { name: user.name.clone(), password, loopback_only: user.loopback_only })
 }

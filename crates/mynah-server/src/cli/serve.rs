@@ -34,5 +34,5 @@ pub(super) fn run(path: Option<&Path>) -> anyhow::Result<()> {
             "a listener is open to other machines, but no user may log in from there; add one to auth.users"
         );
     }
-    run::run(config, |config, opened| banner::print(config, opened, generated.as_ref()))
+    run::run(&config, |config, opened| banner::print(config, opened, generated.as_ref()))
 }

@@ -184,7 +184,6 @@ impl<'a> Judge<'a> {
         }
         for (name, zero) in [
             ("connections_max", limits.connections_max == 0),
-            ("unauthenticated_per_address_max", limits.unauthenticated_per_address_max == 0),
             ("login_timeout", limits.login_timeout.0.is_zero()),
             ("login_timeout_stomp", limits.login_timeout_stomp.0.is_zero()),
             ("subscriptions_per_connection_max", limits.subscriptions_per_connection_max == 0),
@@ -198,7 +197,6 @@ impl<'a> Judge<'a> {
         for (name, zero) in [
             ("max_length_messages", queues.max_length_messages == 0),
             ("max_length_bytes", queues.max_length_bytes.0 == 0),
-            ("delivery_limit", queues.delivery_limit == 0),
             ("consumer_window", queues.consumer_window == 0),
         ] {
             if zero {

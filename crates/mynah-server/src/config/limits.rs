@@ -14,8 +14,6 @@ use super::units::{Size, Span};
 pub(crate) struct Limits {
     /// Sockets at once, all listeners together. An idle one costs about 1.3 KB here and a file descriptor in the kernel.
     pub(crate) connections_max: u32,
-    /// Sockets that have not logged in yet, per client address: a few, so that nobody fills the table without a password.
-    pub(crate) unauthenticated_per_address_max: u32,
     /// Time from connect to login; machines need milliseconds.
     pub(crate) login_timeout: Span,
     /// The same for STOMP: a person types CONNECT into telnet.
@@ -46,7 +44,7 @@ pub(crate) struct Queues {
     pub(crate) auto_create: bool,
     pub(crate) max_length_messages: u64,
     pub(crate) max_length_bytes: Size,
-    /// Deliveries of one message before it is dead-lettered as `read-count`.
+    /// Deliveries of one message before it is dead-lettered as `read-count`; 0: no limit.
     pub(crate) delivery_limit: u32,
     /// Deliveries on the way to one consumer that sets no limit of its own.
     pub(crate) consumer_window: u32,
@@ -54,11 +52,16 @@ pub(crate) struct Queues {
     pub(crate) no_queue_dead_letters: String,
 }
 
+impl Limits {
+    pub(crate) fn subscriptions(&self) -> usize {
+        usize::try_from(self.subscriptions_per_connection_max).unwrap_or(usize::MAX)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 100_000,
-            unauthenticated_per_address_max: 256,
             login_timeout: Span::secs(10),
             login_timeout_stomp: Span::secs(60),
             login_bytes_max: Size::kib(64),

@@ -53,18 +53,6 @@ pub(crate) enum ListenerProtocol {
     Websocket,
 }
 
-impl ListenerProtocol {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mqtt => "mqtt",
-            Self::Stomp => "stomp",
-            Self::Amqp => "amqp",
-            Self::Auto => "auto",
-            Self::Websocket => "websocket",
-        }
-    }
-}
-
 /// An address and port to listen on. Port 0 takes any free one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bind(pub(crate) SocketAddr);

@@ -220,8 +220,8 @@ fn values_that_are_wrong_together() {
         "",
     );
     check_refused(
-        "queues: { delivery_limit: 0 }\n",
-        "m.yaml:1:27: queues.delivery_limit: must be above 0",
+        "queues: { consumer_window: 0 }\n",
+        "m.yaml:1:28: queues.consumer_window: must be above 0",
         "",
     );
     check_refused("data_dir: \"\"\n", "m.yaml:1:11: data_dir: is empty", "");

@@ -50,6 +50,11 @@ impl Size {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
+    /// As `u32`, saturating: the fields of the wire that hold it are no wider.
+    pub(crate) fn as_u32(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (number, unit) = split_number(text.trim())?;
         Some(Self(number.checked_mul(unit_of(unit.trim(), SIZE_UNITS)?)?))
