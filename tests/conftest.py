@@ -2,6 +2,9 @@
 
 import pytest
 
+# Before the folder of the same name is collected: what is in sys.modules first is what the drivers get.
+import stomp  # noqa: F401
+
 from support.broker import Broker
 from support.clients import connect
 from support.names import fresh as fresh_name

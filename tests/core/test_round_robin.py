@@ -54,8 +54,6 @@ def test_never_more_than_the_credit(broker, client, fresh):
         each.accept(held[0])
         held.append(each.receive())
         settled(lambda: broker.counts(queue)[1], 12, "the window is full again")
-        for received in held[1:]:
-            each.release(received) if not each.__class__.__name__.startswith("Mqtt") else each.accept(received)
 
 
 def test_each_job_once_while_a_worker_dies(broker, client, fresh):

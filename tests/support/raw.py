@@ -5,6 +5,7 @@ A case is {"name", "clause", "steps"}, and optionally "port". A step has one key
   repeat        [count, hexadecimal]: sent that often    expect        hexadecimal, `..` is any byte: exactly these come next
   expect_text   text that must be in what comes next
   expect_close  true: nothing more and the connection ends (bytes before the end are allowed with "any")
+  expect_hex    hexadecimal that must be in what comes next
   expect_packet first byte of an MQTT packet in hexadecimal: it and as much as its remaining length says
   run           name of a shared prelude of the same folder (cases/prelude.json)
 """
@@ -88,7 +89,9 @@ class Wire:
         self.expect(" ".join([".."] * length))
 
     def expect_text(self, text):
-        wanted = text.encode()
+        self.expect_within(text.encode(), text)
+
+    def expect_within(self, wanted, text):
         while wanted not in self.pending:
             try:
                 assert self._more(), f"closed after {self.pending!r}; wanted {text!r}"
@@ -127,6 +130,8 @@ class Wire:
                 self.expect(value)
             elif verb == "expect_packet":
                 self.expect_packet(value)
+            elif verb == "expect_hex":
+                self.expect_within(bytes.fromhex(value), value)
             elif verb == "expect_text":
                 self.expect_text(value)
             elif verb == "expect_close":
