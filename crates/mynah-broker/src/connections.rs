@@ -12,7 +12,7 @@ use crate::metrics::ProtocolCounters;
 #[derive(Debug)]
 pub struct ConnectionInfo {
     pub number: u64,
-    pub peer: Peer,
+    pub peer: Arc<Peer>,
     pub since: Instant,
     pub inbox: Arc<Inbox>,
     pub counters: Arc<ProtocolCounters>,
@@ -33,7 +33,12 @@ pub struct About {
 
 impl ConnectionInfo {
     #[must_use]
-    pub fn new(peer: Peer, inbox: Arc<Inbox>, counters: Arc<ProtocolCounters>, since: Instant) -> Arc<Self> {
+    pub fn new(
+        peer: Arc<Peer>,
+        inbox: Arc<Inbox>,
+        counters: Arc<ProtocolCounters>,
+        since: Instant,
+    ) -> Arc<Self> {
         Arc::new(Self {
             number: peer.connection,
             peer,

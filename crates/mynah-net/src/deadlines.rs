@@ -21,32 +21,21 @@ pub struct Deadlines {
 
 type Key = (Instant, u64);
 
-/// A registration; ends when dropped.
+/// A registration, to be given back with [`Deadlines::disarm`].
 #[derive(Debug)]
-pub struct Armed {
-    key: Key,
-    deadlines: Arc<Deadlines>,
-}
+#[must_use]
+pub struct Armed(Key);
 
 impl Armed {
     #[must_use]
     pub fn at(&self) -> Instant {
-        self.key.0
-    }
-}
-
-impl Drop for Armed {
-    fn drop(&mut self) {
-        let waker = self.deadlines.due.lock().remove(&self.key);
-        // Dropping a waker may drop a task; not under the lock.
-        drop(waker);
+        self.0.0
     }
 }
 
 impl Deadlines {
     /// Wakes the task at that time.
-    #[must_use]
-    pub fn arm(self: &Arc<Self>, at: Instant, waker: &Waker) -> Armed {
+    pub fn arm(&self, at: Instant, waker: &Waker) -> Armed {
         let key = (at, self.numbers.fetch_add(1, Ordering::Relaxed));
         let mut due = self.due.lock();
         let first = due.first_key_value().is_none_or(|((next, _), _)| at < *next);
@@ -55,7 +44,14 @@ impl Deadlines {
         if first {
             self.changed.notify_one();
         }
-        Armed { key, deadlines: Arc::clone(self) }
+        Armed(key)
+    }
+
+    /// The task need not be woken any more.
+    pub fn disarm(&self, armed: &Armed) {
+        let waker = self.due.lock().remove(&armed.0);
+        // Dropping a waker may drop a task; not under the lock.
+        drop(waker);
     }
 
     fn take_due(&self, now: Instant) -> (Vec<Waker>, Option<Instant>) {

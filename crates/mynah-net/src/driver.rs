@@ -43,30 +43,46 @@ pub struct Driver<T> {
     transport: T,
     shared: Arc<Shared>,
     stage: Stage,
-    /// Received and not consumed.
-    rest: BytesMut,
     armed: Option<Armed>,
-    started: Instant,
-    peer: Box<Peer>,
+    peer: Arc<Peer>,
     big_reads: bool,
     write_blocked: bool,
     told_to_stop: bool,
-    /// When the farewell that is to be written was begun.
-    closing_since: Option<Instant>,
 }
 
 enum Stage {
     /// Which of the listener's protocols is it?
-    Detecting(Arc<[Speaks]>),
+    Detecting(Box<Detecting>),
     Speaking(Box<Speaking>),
     /// All is said; waiting for the peer to read it.
     Lingering(Instant),
     Done,
 }
 
+struct Detecting {
+    speaks: Arc<[Speaks]>,
+    since: Instant,
+    received: BytesMut,
+}
+
 struct Speaking {
     connection: Box<dyn Connection>,
     host: ConnectionHost,
+    /// Received and not consumed; most of the time there is nothing.
+    rest: Option<Box<BytesMut>>,
+    /// When the farewell that is to be written was begun.
+    closing_since: Option<Box<Instant>>,
+}
+
+impl Speaking {
+    fn rest_len(&self) -> usize {
+        self.rest.as_ref().map_or(0, |rest| rest.len())
+    }
+
+    /// An idle connection owns no buffer.
+    fn keep(&mut self, rest: BytesMut) {
+        self.rest = if rest.is_empty() { None } else { Some(Box::new(rest)) };
+    }
 }
 
 /// How a part of a turn went on.
@@ -90,15 +106,12 @@ impl<T: Transport> Driver<T> {
         Self {
             transport,
             shared,
-            stage: Stage::Detecting(speaks),
-            rest: BytesMut::new(),
+            stage: Stage::Detecting(Box::new(Detecting { speaks, since: now, received: BytesMut::new() })),
             armed: None,
-            started: now,
-            peer: Box::new(peer),
+            peer: Arc::new(peer),
             big_reads: false,
             write_blocked: false,
             told_to_stop: false,
-            closing_since: None,
         }
     }
 
@@ -121,21 +134,22 @@ impl<T: Transport> Driver<T> {
                     return Poll::Ready(());
                 }
                 Flow::Idle => {
-                    self.arm(cx);
+                    self.arm(cx, now);
                     return Poll::Pending;
                 }
             }
         }
         // There may be more, but others have waited for this thread.
         cx.waker().wake_by_ref();
-        self.arm(cx);
+        self.arm(cx, now);
         Poll::Pending
     }
 
     // ---- before the protocol is known ----
 
     fn detect(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Flow {
-        let late = now >= self.started + self.shared.config.detect_timeout;
+        let Stage::Detecting(detecting) = &mut self.stage else { return Flow::Progress };
+        let late = now >= detecting.since + self.shared.config.detect_timeout;
         if late || self.shared.is_stopping() {
             return Flow::Gone;
         }
@@ -143,11 +157,13 @@ impl<T: Transport> Driver<T> {
         match self.transport.poll_read(cx, buffer) {
             Poll::Pending => return Flow::Idle,
             Poll::Ready(Ok(0) | Err(_)) => return Flow::Gone,
-            Poll::Ready(Ok(count)) => self.rest.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+            Poll::Ready(Ok(count)) => {
+                detecting.received.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            }
         }
-        let Stage::Detecting(speaks) = &self.stage else { return Flow::Progress };
+        let Detecting { speaks, received, .. } = &mut **detecting;
         let mut undecided = false;
-        let found = speaks.iter().find(|speaks| match speaks.protocol.detect(&self.rest) {
+        let found = speaks.iter().find(|speaks| match speaks.protocol.detect(received) {
             Detect::Yes => true,
             Detect::No => false,
             Detect::NeedMore => {
@@ -160,13 +176,14 @@ impl<T: Transport> Driver<T> {
             let host = ConnectionHost::new(&self.shared.broker, &self.peer, counters, now);
             host.inbox.set_waker(cx.waker());
             debug!(conn = self.peer.connection, peer = %self.peer.address, proto = protocol.name(), "connected");
-            self.stage = Stage::Speaking(Box::new(Speaking { connection, host }));
+            let rest = Some(Box::new(std::mem::take(received)));
+            self.stage = Stage::Speaking(Box::new(Speaking { connection, host, rest, closing_since: None }));
             if let Err(violation) = self.handle_again(scratch, now) {
                 self.note_violation(&violation);
             }
             return Flow::Progress;
         }
-        if undecided && self.rest.len() < DETECT_BYTES_MAX {
+        if undecided && received.len() < DETECT_BYTES_MAX {
             return Flow::Progress;
         }
         info!(conn = self.peer.connection, peer = %self.peer.address, "closed: the first bytes are no protocol of this listener");
@@ -213,8 +230,9 @@ impl<T: Transport> Driver<T> {
 
     /// A farewell that the peer does not read must not keep the socket for ever.
     fn farewell_is_late(&mut self, now: Instant) -> bool {
-        let Stage::Speaking(speaking) = &self.stage else { return false };
-        speaking.host.closing.is_some() && now >= *self.closing_since.get_or_insert(now) + FAREWELL
+        let Stage::Speaking(speaking) = &mut self.stage else { return false };
+        speaking.host.closing.is_some()
+            && now >= **speaking.closing_since.get_or_insert(Box::new(now)) + FAREWELL
     }
 
     fn note_violation(&mut self, violation: &Violation) {
@@ -234,11 +252,11 @@ impl<T: Transport> Driver<T> {
     /// Reads once, if there is room for what it may cause, and lets the protocol handle it.
     fn read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Flow {
         let Stage::Speaking(speaking) = &mut self.stage else { return Flow::Progress };
-        let Speaking { connection, host } = &mut **speaking;
+        let kept = speaking.rest_len();
+        let Speaking { connection, host, rest, .. } = &mut **speaking;
         if host.closing.is_some() || host.wire.len() > WIRE_BYTES_HIGH || host.is_paused() {
             return Flow::Idle;
         }
-        let kept = self.rest.len();
         let size = if self.big_reads { READ_BYTES_MAX } else { READ_BYTES };
         let copied = kept <= REST_BYTES_COPIED;
         // A small rest stands in front of what is read; a large one is appended to.
@@ -252,7 +270,7 @@ impl<T: Transport> Driver<T> {
         self.big_reads = count == buffer.len();
         let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
         host.info.counters.received_bytes.inc_by(count as u64);
-        let mut rest = std::mem::take(&mut self.rest);
+        let mut rest = rest.take().map(|rest| *rest).unwrap_or_default();
         let result = if copied {
             if let Some(front) = scratch.read.get_mut(..kept) {
                 front.copy_from_slice(&rest);
@@ -265,11 +283,9 @@ impl<T: Transport> Driver<T> {
             rest.extend_from_slice(scratch.read.get(..count).unwrap_or_default());
             handle_bytes(connection.as_mut(), host, batch, now, &rest).map(|used| rest.advance(used))
         };
-        // An idle connection owns no buffer.
-        self.rest = if rest.is_empty() { BytesMut::new() } else { rest };
-        if let Err(violation) = result {
-            self.rest = BytesMut::new();
-            self.note_violation(&violation);
+        match result {
+            Ok(()) => speaking.keep(rest),
+            Err(violation) => self.note_violation(&violation),
         }
         Flow::Progress
     }
@@ -284,7 +300,8 @@ impl<T: Transport> Driver<T> {
         let stopping = self.shared.is_stopping()
             && !std::mem::replace(&mut self.told_to_stop, self.shared.is_stopping());
         let Stage::Speaking(speaking) = &mut self.stage else { return Ok(false) };
-        let Speaking { connection, host } = &mut **speaking;
+        let unread = speaking.rest_len() > 0;
+        let Speaking { connection, host, .. } = &mut **speaking;
         let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
         let mut active = false;
         if host.closing.is_none() && connection.deadline().is_some_and(|at| at <= now) {
@@ -307,7 +324,7 @@ impl<T: Transport> Driver<T> {
         if taken.is_empty() {
             pool::give_run(std::mem::take(&mut taken.run));
             // What the connection could not do before the reply came, it may do now.
-            if active && !self.rest.is_empty() && !read {
+            if active && unread && !read {
                 self.handle_again(scratch, now)?;
             }
             return Ok(active);
@@ -318,7 +335,7 @@ impl<T: Transport> Driver<T> {
             *taken = Taken::default();
         }
         result?;
-        if answered && !self.rest.is_empty() {
+        if answered && unread {
             self.handle_again(scratch, now)?;
         }
         Ok(true)
@@ -327,16 +344,12 @@ impl<T: Transport> Driver<T> {
     /// Shows the connection again what it left.
     fn handle_again(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), Violation> {
         let Stage::Speaking(speaking) = &mut self.stage else { return Ok(()) };
-        let Speaking { connection, host } = &mut **speaking;
-        if host.closing.is_some() {
-            return Ok(());
-        }
+        let Speaking { connection, host, rest, .. } = &mut **speaking;
+        let (None, Some(mut rest)) = (host.closing, rest.take()) else { return Ok(()) };
         let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
-        let used = handle_bytes(connection.as_mut(), host, batch, now, &self.rest)?;
-        self.rest.advance(used);
-        if self.rest.is_empty() {
-            self.rest = BytesMut::new();
-        }
+        let used = handle_bytes(connection.as_mut(), host, batch, now, &rest)?;
+        rest.advance(used);
+        speaking.keep(*rest);
         Ok(())
     }
 
@@ -367,10 +380,10 @@ impl<T: Transport> Driver<T> {
     // ---- the end ----
 
     fn leave(&mut self, scratch: &mut Scratch, now: Instant) {
-        self.armed = None;
+        self.disarm();
         let stage = std::mem::replace(&mut self.stage, Stage::Done);
         let Stage::Speaking(speaking) = stage else { return };
-        let Speaking { mut connection, mut host } = *speaking;
+        let Speaking { mut connection, mut host, .. } = *speaking;
         let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
         let mut turn = host.turn(batch, now);
         // The connection parks its state; whatever it says of violations, it is over.
@@ -383,7 +396,6 @@ impl<T: Transport> Driver<T> {
 
     fn begin_linger(&mut self, now: Instant) {
         self.transport.close_write();
-        self.rest = BytesMut::new();
         self.stage = Stage::Lingering(now + LINGER);
     }
 
@@ -400,13 +412,13 @@ impl<T: Transport> Driver<T> {
     }
 
     /// Sees to it that the task is woken at its next deadline.
-    fn arm(&mut self, cx: &Context<'_>) {
+    fn arm(&mut self, cx: &Context<'_>, now: Instant) {
         let next = match &self.stage {
-            Stage::Detecting(_) => Some(self.started + self.shared.config.detect_timeout),
+            Stage::Detecting(detecting) => Some(detecting.since + self.shared.config.detect_timeout),
             Stage::Lingering(until) => Some(*until),
             Stage::Speaking(speaking) => {
-                let own = match self.closing_since {
-                    Some(since) => Some(since + FAREWELL),
+                let own = match &speaking.closing_since {
+                    Some(since) => Some(**since + FAREWELL),
                     None => speaking.connection.deadline(),
                 };
                 [own, speaking.host.inbox.patience_ends()].into_iter().flatten().min()
@@ -414,12 +426,18 @@ impl<T: Transport> Driver<T> {
             Stage::Done => None,
         };
         let Some(next) = next else {
-            self.armed = None;
+            self.disarm();
             return;
         };
-        let now = Instant::now();
         if self.armed.as_ref().is_none_or(|armed| armed.at() > next || armed.at() <= now) {
+            self.disarm();
             self.armed = Some(self.shared.deadlines.arm(next, cx.waker()));
+        }
+    }
+
+    fn disarm(&mut self) {
+        if let Some(armed) = self.armed.take() {
+            self.shared.deadlines.disarm(&armed);
         }
     }
 }
@@ -559,6 +577,9 @@ impl<T: Transport> Future for Driver<T> {
 impl<T> Drop for Driver<T> {
     /// A task that is dropped in the middle (a panic, the end of the runtime) must not leave consumers behind.
     fn drop(&mut self) {
+        if let Some(armed) = self.armed.take() {
+            self.shared.deadlines.disarm(&armed);
+        }
         if let Stage::Speaking(speaking) = &mut self.stage {
             let mut batch = Batch::new(Arc::clone(&speaking.host.info.counters));
             let mut turn = speaking.host.turn(&mut batch, Instant::now());

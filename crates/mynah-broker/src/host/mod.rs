@@ -75,9 +75,14 @@ pub struct Turn<'a> {
 
 impl ConnectionHost {
     #[must_use]
-    pub fn new(broker: &Arc<Broker>, peer: &Peer, counters: &Arc<ProtocolCounters>, now: Instant) -> Self {
+    pub fn new(
+        broker: &Arc<Broker>,
+        peer: &Arc<Peer>,
+        counters: &Arc<ProtocolCounters>,
+        now: Instant,
+    ) -> Self {
         let inbox = Inbox::new(peer.connection, broker.shared.config.inbox_bytes_max);
-        let info = ConnectionInfo::new(peer.clone(), Arc::clone(&inbox), Arc::clone(counters), now);
+        let info = ConnectionInfo::new(Arc::clone(peer), Arc::clone(&inbox), Arc::clone(counters), now);
         broker.register(peer, &info);
         Self {
             broker: Arc::clone(broker),
