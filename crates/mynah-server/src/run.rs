@@ -5,9 +5,11 @@
 //!
 //! Never: looks at a message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use mynah_admin::{Admin, AdminConfig, Readiness};
 use mynah_broker::{AuthConfig, Broker, BrokerConfig, Password, QueueConfig};
 use mynah_net::{ListenerSpec, Net, NetConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,6 +41,11 @@ async fn serve(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyhow:
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let broker = Broker::start(broker_config(config)).context("cannot start the broker")?;
     let net = Net::start(&broker, listeners(config), net_config(config))?;
+    let readiness = Readiness::default();
+    let ports = AdminConfig { bind: config.admin.bind.0, metrics_bind: config.metrics.bind.0 };
+    let admin = Admin::start(Arc::clone(&broker), ports, readiness.clone())
+        .await
+        .context("cannot open the HTTP ports")?;
     let opened = Opened {
         listeners: net
             .addresses()
@@ -46,17 +53,20 @@ async fn serve(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyhow:
             .zip(&config.listeners)
             .map(|((name, address), listener)| (name.clone(), listener.protocol, *address))
             .collect(),
-        admin: config.admin.bind.0,
-        metrics: config.metrics.bind.0,
+        admin: admin.address,
+        metrics: admin.metrics_address,
     };
+    readiness.set(true);
     ready(config, &opened);
     info!(version = env!("CARGO_PKG_VERSION"), "ready");
 
     info!(signal = signals.next().await, "stopping");
+    readiness.set(false);
     tokio::select! {
         () = net.stop(GRACE) => {}
         name = signals.next() => warn!(signal = name, "stopping at once"),
     }
+    admin.stop();
     info!("stopped");
     Ok(())
 }
