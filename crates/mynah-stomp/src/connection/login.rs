@@ -12,13 +12,21 @@ use crate::reason::Fault;
 use crate::version::Version;
 
 /// What CONNECT said, until it is answered.
-#[derive(Debug)]
 pub(super) struct Login {
     /// With the escapes a client wrongly put in, to be tried once more without them.
     escaped: Option<(Box<str>, Box<str>)>,
+    /// A blank stands before the user or the password, as people type it.
+    blank: bool,
     client_id: Box<str>,
     virtual_host: Option<Box<str>>,
     heart_beat: (u32, u32),
+}
+
+impl std::fmt::Debug for Login {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("client_id", &self.client_id).finish_non_exhaustive()
+    }
 }
 
 impl StompConnection {
@@ -48,6 +56,7 @@ impl StompConnection {
         // Some clients escape the values of CONNECT, which they must not.
         let escaped = user.contains('\\') || password.contains('\\');
         self.login = Some(Box::new(Login {
+            blank: user.starts_with(' ') || password.starts_with(' '),
             escaped: escaped.then(|| (user.as_ref().into(), password.as_ref().into())),
             client_id: frame.get("client-id").unwrap_or_default().into(),
             virtual_host: frame.get("host").filter(|name| name.starts_with('/')).map(Box::from),
@@ -78,7 +87,18 @@ impl StompConnection {
                 self.authenticate(&user, &password, host);
                 Ok(())
             }
-            _ => Err(Fault::refused("CONNECT with these login and passcode headers", refusal).into()),
+            _ => {
+                let mut fault =
+                    Fault::refused("CONNECT with this user (login) and password (passcode)", refusal);
+                if self.login.as_ref().is_some_and(|login| login.blank) {
+                    fault.text = format!(
+                        "{}. Leave out the blank after the colon: since STOMP 1.1 it belongs to the value",
+                        fault.text
+                    )
+                    .into();
+                }
+                Err(fault.into())
+            }
         }
     }
 

@@ -73,6 +73,18 @@ fn blanks_typed_after_the_colon_do_not_matter_in_1_0() {
 }
 
 #[test]
+fn a_blank_that_matters_is_explained() {
+    let mut client = Client::new();
+    client.feed("CONNECT\naccept-version:1.2\nlogin: guest\npasscode: guest\n\n^");
+    let asked = client.asked();
+    assert_eq!(asked[0].1, "authenticate  guest  guest");
+    let no = Refusal::new(RefusalKind::Unauthenticated, "wrong user or password");
+    client.reply(asked[0].0.unwrap(), Reply::Refused(no));
+    assert!(client.wire().contains("Leave out the blank"));
+    super::check_error(super::LATER, "SEND\ndestination: /queue/a\n\n^", "bad header destination", "blank");
+}
+
+#[test]
 fn an_unknown_virtual_host_is_the_default_one() {
     let mut client = Client::new();
     client.feed("CONNECT\naccept-version:1.2\nhost:/nowhere\n\n^");

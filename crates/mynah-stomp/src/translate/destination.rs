@@ -61,6 +61,9 @@ impl<'a> Destination<'a> {
         if text.contains('\0') {
             return bad("a name without NUL");
         }
+        if text.starts_with(' ') {
+            return bad("no blank after the colon: since STOMP 1.1 it belongs to the value");
+        }
         let destination = if let Some(words) = text.strip_prefix("/topic/") {
             Self::Topic(words)
         } else if let Some(name) = text.strip_prefix("/queue/") {
@@ -224,6 +227,7 @@ mod tests {
         check("/exchange/");
         check("/exchange//k");
         check("/quue/a");
+        check(" /queue/a");
         check("/queue/0123456789abcdef");
         for text in ["/topic/a.*", "/topic/a.#", "/topic/a/+/b", "/topic/>"] {
             assert!(Destination::parse(text, 20).unwrap().address().is_err(), "{text}");
