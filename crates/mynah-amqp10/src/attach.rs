@@ -13,7 +13,7 @@ use mynah_core::queue::QueueSpec;
 use mynah_core::{Address, AddressRef, Outcome};
 
 use crate::address::{self, Hint, Node};
-use crate::codec::performative::{Attach, LinkRole};
+use crate::codec::performative::{Attach, LinkRole, SndSettleMode};
 use crate::codec::reader::Reader;
 use crate::codec::terminus::{Filters, Terminus};
 use crate::codec::value::read_value;
@@ -153,18 +153,23 @@ impl Session {
         let (from, tell_address) = from_of(&node, holder, ctx.config.create_queues)?;
         link.tell_address = tell_address;
         link.assigned = assigned.as_deref().map(Into::into);
+        let is_queue = matches!(from, From::Queue { .. });
+        let role = if terminus.copy && is_queue { Role::Browser } else { Role::Consumer };
+        if let (Role::Browser, Some(pending)) = (role, &mut link.pending) {
+            // Of a copy there is nothing to settle.
+            pending.snd_settle_mode = SndSettleMode::Settled;
+        }
         let settled = link.is_settled();
         let consumer = ctx.consumer(at);
         link.consumer = Some(consumer);
         self.keep_outbound(link, ctx);
-        let is_queue = matches!(from, From::Queue { .. });
         let spec = queue_spec();
         let source = Source {
             settled,
             credit: CreditMode::Granted,
             no_local,
             priority: priority_of(attach),
-            role: if terminus.copy && is_queue { Role::Browser } else { Role::Consumer },
+            role,
             queue_spec: is_queue.then_some(&spec),
             ..Source::new(from)
         };

@@ -29,6 +29,9 @@ use crate::version;
 /// themselves at length in their open, far less than what a stranger should cost.
 const FRAME_BYTES_BEFORE_OPEN: u32 = 16 * 1024;
 
+/// A peer that bears less silence than twice this asks for more signs of life than it is worth.
+const SAY_EVERY_MIN: Duration = Duration::from_millis(50);
+
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -228,8 +231,8 @@ impl Amqp10Connection {
         }
         self.ctx.frame_max = open.max_frame_size.min(self.ctx.config.frame_bytes_max);
         self.ctx.container_id = open.container_id.into();
-        self.say_every =
-            open.idle_time_out.filter(|ms| *ms > 0).map(|ms| Duration::from_millis(u64::from(ms) / 2));
+        let half = |ms: u32| Duration::from_millis(u64::from(ms) / 2).max(SAY_EVERY_MIN);
+        self.say_every = open.idle_time_out.filter(|ms| *ms > 0).map(half);
         let ticket = self.ctx.ask(Request::Open);
         let session = SessionSpec {
             protocol: "AMQP 1.0",

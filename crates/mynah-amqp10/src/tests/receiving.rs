@@ -56,7 +56,7 @@ fn sources_of_all_kinds() {
     };
     check(durable, "attach 1 topic a Durable(\"me:r\") settled=false Granted");
     let copy = Source { distribution_mode: Some(DistributionMode::Copy), ..with("q") };
-    check(copy, "attach 1 queue q create=true settled=false Granted");
+    check(copy, "attach 1 queue q create=true settled=true Granted");
 }
 
 #[test]
