@@ -192,7 +192,7 @@ impl StompConnection {
         let mut limits = self.limits();
         let mut used = 0;
         while self.waiting.is_none() && self.receipts.len() < self.config.receipts_max {
-            if matches!(self.state, State::Leaving | State::Closed) {
+            if self.state == State::Leaving {
                 return Ok(bytes.len());
             }
             let rest = bytes.get(used..).unwrap_or_default();
@@ -295,11 +295,7 @@ impl StompConnection {
 
     /// Writes the ERROR, after which nothing is obeyed, and ends the connection.
     fn fail(&mut self, failure: &Failure, host: &mut dyn Host) -> Result<(), Violation> {
-        if self.state == State::Closed {
-            return Ok(());
-        }
         self.state = State::Closed;
-        self.waiting = None;
         self.write_error(failure, host.wire());
         match failure.fault.violation() {
             Some(violation) => Err(violation),
@@ -355,6 +351,20 @@ impl StompConnection {
     }
 
     fn on_input(&mut self, now: Instant, input: Input<'_>, host: &mut dyn Host) -> Result<usize, Failure> {
+        if self.state == State::Closed {
+            // The last word is on the wire.
+            match input {
+                Input::Bytes(bytes) => return Ok(bytes.len()),
+                Input::Replies(replies) => replies.clear(),
+                Input::Deliveries(deliveries) => deliveries.clear(),
+                Input::Encoded { .. }
+                | Input::Notice(_)
+                | Input::Deadline
+                | Input::Shutdown
+                | Input::Lost => {}
+            }
+            return Ok(0);
+        }
         match input {
             Input::Bytes(bytes) => return self.on_bytes(now, bytes, host),
             Input::Replies(replies) => {

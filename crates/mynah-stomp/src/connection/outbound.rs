@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use mynah_core::protocol::Host;
 use mynah_core::{ConsumerId, Delivery};
 
-use super::{State, StompConnection};
+use super::StompConnection;
 use crate::codec::{Escape, plain_header, write_header, write_number};
 use crate::subscription::{AckMode, Shown, Subscription};
 use crate::translate::{Style, text_of, write_facts};
@@ -23,9 +23,6 @@ impl StompConnection {
         host: &mut dyn Host,
     ) {
         for delivery in deliveries.drain(..) {
-            if self.state == State::Closed {
-                continue;
-            }
             if delivery.consumer == ConsumerId::SESSION {
                 self.own_address();
             }
@@ -59,7 +56,7 @@ impl StompConnection {
     /// A browser has seen all there was.
     pub(super) fn on_drained(&mut self, consumer: ConsumerId, host: &mut dyn Host) {
         let Some(subscription) = self.subscriptions.get_mut(consumer) else { return };
-        if subscription.browser && self.state != State::Closed {
+        if subscription.browser {
             let out = host.wire();
             let (prefix, number) = subscription.next_empty();
             out.extend_from_slice(prefix);

@@ -46,6 +46,20 @@ fn what_a_message_says_in_each_version() {
 }
 
 #[test]
+fn without_id_a_1_0_message_names_no_subscription() {
+    let mut client = Client::open("1.0");
+    client.play("SUBSCRIBE\ndestination:/queue/a\nack:client\n\n^");
+    client.calls.clear();
+    client.deliver(vec![delivery(1, 8, AddressRef::Queue("a"), "x")]);
+    assert_eq!(
+        client.wire(),
+        "MESSAGE\ndestination:/queue/a\nmessage-id:1-1\nredelivered:false\ncontent-length:1\n\nx^\n"
+    );
+    client.play("ACK\nmessage-id: 1-1\n\n^");
+    assert_eq!(client.take_calls(), ["settle 1 [8] Accepted"]);
+}
+
+#[test]
 fn acknowledgements_of_one_read_go_together() {
     let mut client = subscribed("1.2", "destination:/queue/a\nack:client-individual");
     client.deliver((1..=5).map(|tag| delivery(1, tag * 10, AddressRef::Queue("a"), "x")).collect());
@@ -230,6 +244,9 @@ fn headers_travel_from_version_to_version() {
         "1.2",
         "priority:3\npersistent:true\namqp-message-id:m\n",
     );
+    let many: String = (0..30).map(|n| format!("k{}:{n}\n", n % 20)).collect();
+    let first: String = (0..20).map(|n| format!("k{n}:{n}\n")).collect();
+    check("1.2", many.trim_end(), "1.2", &first);
     check("1.2", "expiration:1000\nexpires:5", "1.2", "expiration:1000\nexpires:5\n");
 }
 

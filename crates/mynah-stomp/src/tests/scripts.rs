@@ -379,6 +379,32 @@ fn what_the_broker_says_unasked() {
 }
 
 #[test]
+fn after_the_last_word_nothing_is_said() {
+    let mut client = Client::open("1.2");
+    client.feed("SEND\ndestination:/queue/a\nreceipt:1\n\nx^");
+    let ticket = client.asked()[0].0.unwrap();
+    client.input(Input::Shutdown);
+    client.wire();
+    let mut replies = vec![(ticket, Reply::Published { routed: 1 })];
+    client.connection.handle(client.now, Input::Replies(&mut replies), &mut client.host).unwrap();
+    let mut deliveries = vec![delivery(1, 1, AddressRef::Queue("a"), "x")];
+    client.connection.handle(client.now, Input::Deliveries(&mut deliveries), &mut client.host).unwrap();
+    assert!(replies.is_empty() && deliveries.is_empty());
+    assert_eq!(client.wire(), "");
+    assert_eq!(client.connection.deadline(), None);
+}
+
+#[test]
+fn disconnect_needs_no_receipt() {
+    for version in ALL {
+        let mut client = Client::open(version);
+        client.feed("DISCONNECT\n\n^");
+        assert_eq!(client.wire(), "");
+        assert_eq!(client.host.closed, Some(Farewell::Clean { expiry: None }));
+    }
+}
+
+#[test]
 fn a_body_only_in_send() {
     check_error(LATER, "BEGIN\ntransaction:t\n\nbody^", "body not allowed", "Only SEND");
     check(ALL, "BEGIN\ntransaction:t\n\n\r\n^", &["transact Begin(TransactionId(1))"], "");

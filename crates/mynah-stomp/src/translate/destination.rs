@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 
+use mynah_core::limits::TOPIC_WORDS_MAX;
 use mynah_core::{Address, AddressRef, Filter, words};
 
 use crate::reason::Fault;
@@ -65,6 +66,10 @@ impl<'a> Destination<'a> {
             return bad("no blank after the colon: since STOMP 1.1 it belongs to the value");
         }
         let destination = if let Some(words) = text.strip_prefix("/topic/") {
+            if words.split(['.', '/']).count() > TOPIC_WORDS_MAX {
+                let expected = format!("at most {TOPIC_WORDS_MAX} words in a topic");
+                return bad(&expected);
+            }
             Self::Topic(words)
         } else if let Some(name) = text.strip_prefix("/queue/") {
             Self::Queue(unescaped(name))
@@ -229,6 +234,9 @@ mod tests {
         check("/quue/a");
         check(" /queue/a");
         check("/queue/0123456789abcdef");
+        let deep = |words: usize| format!("/topic/{}", vec!["w"; words].join("."));
+        assert!(Destination::parse(&deep(128), 1000).is_ok());
+        assert!(Destination::parse(&deep(129), 1000).is_err());
         for text in ["/topic/a.*", "/topic/a.#", "/topic/a/+/b", "/topic/>"] {
             assert!(Destination::parse(text, 20).unwrap().address().is_err(), "{text}");
         }

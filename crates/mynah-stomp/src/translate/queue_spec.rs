@@ -101,3 +101,64 @@ fn flag(name: &str, value: &str) -> Result<bool, Fault> {
         _ => Err(Fault::bad_value(name, value, "true or false")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(arguments: &[(&str, &str)]) -> Result<QueueSpec, Fault> {
+        let mut spec = QueueSpec::default();
+        for (name, value) in arguments {
+            assert_eq!(is_queue_argument(name), *name != "auto-delete", "{name}");
+            assert!(argument(&mut spec, name, value)?, "{name}");
+        }
+        Ok(spec)
+    }
+
+    #[test]
+    fn rabbitmqs_arguments() {
+        let spec = spec(&[
+            ("x-max-length", "5"),
+            ("x-max-length-bytes", "1000"),
+            ("x-max-message-bytes", "100"),
+            ("x-message-ttl", "60000"),
+            ("x-expires", "1800000"),
+            ("x-max-priority", "9"),
+            ("x-overflow", "reject-publish-dlx"),
+            ("x-delivery-limit", "0"),
+            ("x-single-active-consumer", "true"),
+            ("x-dead-letter-exchange", ""),
+            ("x-dead-letter-routing-key", "dead"),
+            ("x-queue-type", "quorum"),
+            ("auto-delete", "true"),
+        ])
+        .unwrap();
+        assert_eq!(
+            (spec.max_messages, spec.max_bytes, spec.max_message_bytes),
+            (Some(5), Some(1000), Some(100))
+        );
+        assert_eq!(spec.message_ttl, Some(Duration::from_secs(60)));
+        assert_eq!(spec.expires, Some(Duration::from_secs(1800)));
+        assert_eq!((spec.max_priority, spec.overflow), (Some(9), Overflow::DeadLetter));
+        assert_eq!((spec.delivery_limit, spec.single_active_consumer), (Some(0), true));
+        assert_eq!(spec.dead_letter_exchange.as_deref(), Some(""));
+        assert_eq!(spec.dead_letter_key.as_deref(), Some("dead"));
+        assert!(spec.auto_delete);
+        assert_eq!(spec.arguments.len(), 12);
+        assert!(spec.arguments.contains(&("x-max-length".into(), Value::I64(5))));
+        assert!(spec.arguments.contains(&("x-single-active-consumer".into(), Value::Bool(true))));
+    }
+
+    #[test]
+    fn values_that_cannot_be() {
+        for (name, value) in [
+            ("x-max-length", "five"),
+            ("x-message-ttl", "-1"),
+            ("x-max-priority", "256"),
+            ("x-overflow", "drop-tail"),
+            ("x-single-active-consumer", "yes"),
+        ] {
+            assert!(spec(&[(name, value)]).is_err(), "{name}:{value}");
+        }
+    }
+}
