@@ -1,1 +1,77 @@
-//! AMQP 0-9-1 as a sans-IO state machine
+//! AMQP 0-9-1 in RabbitMQ's dialect as a sans-IO state machine.
+//!
+//! # Layout
+//!
+//! - [`codec`]: bytes to frames, methods, tables and property lists, and back; knows no meaning
+//! - [`connection`]: frames to handlers, heartbeats, errors; [`handshake`]: until the connection is open
+//! - [`channel`]: what a channel remembers; [`publish`], [`confirm`], [`consume`], [`settle`], [`topology`], [`tx`]: what
+//!   each class of methods asks of the broker, and what goes back
+//! - [`translate`], [`deliver`]: addresses and properties to the core's words and back
+//! - [`reason`]: every reply code
+//!
+//! # What is different from RabbitMQ
+//!
+//! The exchange `amq.topic` is the broker's topic space, which all protocols share: its keys are topics with dots, and the
+//! exchange `p2p` reaches one client by its identifier. A reply-to that is no queue is shown as a text that works as a key
+//! of the default exchange: `/topics/a/b`, `/exchanges/e/k`, `/p2p/c`.
+//!
+//! Never: a socket, a clock, another protocol.
+
+mod arguments;
+mod channel;
+mod codec;
+mod config;
+mod confirm;
+mod connection;
+mod consume;
+mod deliver;
+mod get;
+mod handshake;
+mod publish;
+mod qos;
+mod reason;
+mod settle;
+mod topology;
+mod translate;
+mod tx;
+mod version;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mynah_core::protocol::{Connection, Detect, Peer, Protocol};
+
+pub use config::Amqp091Config;
+pub use translate::FORMAT;
+
+/// The factory of AMQP 0-9-1 connections.
+#[derive(Debug, Default)]
+pub struct Amqp091 {
+    config: Arc<Amqp091Config>,
+}
+
+impl Amqp091 {
+    #[must_use]
+    pub fn new(config: Amqp091Config) -> Self {
+        Self { config: Arc::new(config) }
+    }
+}
+
+impl Protocol for Amqp091 {
+    fn name(&self) -> &'static str {
+        "amqp091"
+    }
+
+    fn detect(&self, first: &[u8]) -> Detect {
+        version::detect(first)
+    }
+
+    fn accept(&self, peer: &Peer, now: Instant) -> Box<dyn Connection> {
+        Box::new(connection::Amqp091Connection::new(Arc::clone(&self.config), peer, now))
+    }
+
+    fn refuse_unknown(&self) -> &'static [u8] {
+        version::HEADER
+    }
+}

@@ -1,0 +1,357 @@
+//! Consumers: `basic.consume`, `basic.cancel`, and what is delivered to them.
+//!
+//! Each subscription of the core has a number of its own; a consumer tag names the one in force. When its credit changes
+//! (`channel.flow`, shared prefetch) it is replaced by a new one, and the old number stays as long as it has something to settle.
+//! Never: delivers after `basic.cancel-ok`, nor before `basic.consume-ok`.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use mynah_core::hash::Seed;
+use mynah_core::protocol::{Change, CreditMode, End, From, Host, Source};
+use mynah_core::queue::QueueSpec;
+use mynah_core::{ConsumerId, Delivery, Outcome};
+
+use crate::channel::Channel;
+use crate::codec::field::Table;
+use crate::codec::method::Response;
+use crate::connection::{Amqp091Connection, REPLACE_TICKET};
+use crate::deliver;
+use crate::reason::{Code, Fault};
+use crate::settle::Entry;
+use crate::translate::exchange_and_key;
+use crate::waiting::Asked;
+
+/// The name under which a client asks for replies without declaring a queue.
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// Where a consumer is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Asked for; what is delivered already waits for `basic.consume-ok`.
+    Starting,
+    Live,
+    /// Another number took its place; what still comes is delivered.
+    Replaced,
+    /// Cancelled; what still comes goes back.
+    Ended,
+}
+
+/// One subscription of the core.
+#[derive(Debug, Clone)]
+pub(crate) struct Consumer {
+    pub(crate) channel: u16,
+    pub(crate) tag: Arc<str>,
+    pub(crate) queue: Arc<str>,
+    pub(crate) state: State,
+    pub(crate) no_ack: bool,
+    /// It takes single messages for `basic.get`.
+    pub(crate) getter: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) priority: i32,
+    /// The prefetch that was in force when it began.
+    pub(crate) prefetch: u16,
+    pub(crate) credit: CreditMode,
+    /// Received and not settled, sent or held.
+    pub(crate) unsettled: u32,
+}
+
+/// The arguments of `basic.consume`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Consume<'a> {
+    pub(crate) queue: &'a str,
+    pub(crate) tag: &'a str,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) no_wait: bool,
+    pub(crate) arguments: Table<'a>,
+}
+
+const CONSUME: (u16, u16) = (60, 20);
+
+impl Amqp091Connection {
+    pub(crate) fn on_consume(
+        &mut self,
+        number: u16,
+        consume: Consume<'_>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        let priority = priority(consume.arguments)?;
+        if self.consumers.len() >= self.config.consumers_max {
+            let max = self.config.consumers_max;
+            return Err(Fault::precondition(format!("a connection has at most {max} consumers")));
+        }
+        let tag: Arc<str> = match consume.tag {
+            "" => self.generated_tag(),
+            given => given.into(),
+        };
+        let Some(channel) = self.channels.get(&number) else { return Ok(()) };
+        if channel.tags.contains_key(&*tag) {
+            return Err(Fault::new(Code::NotAllowed, format!("attempt to reuse consumer tag '{tag}'")));
+        }
+        let direct_reply = consume.queue == REPLY_TO;
+        let queue: Arc<str> = if direct_reply {
+            self.private_queue(number, consume.no_ack)?.into()
+        } else {
+            self.channel_queue(number, consume.queue)?.into()
+        };
+        let Some(channel) = self.channels.get_mut(&number) else { return Ok(()) };
+        let consumer = Consumer {
+            channel: number,
+            tag: Arc::clone(&tag),
+            queue,
+            state: State::Starting,
+            no_ack: consume.no_ack,
+            getter: false,
+            exclusive: consume.exclusive,
+            priority,
+            prefetch: channel.prefetch,
+            credit: credit(channel, channel.prefetch, consume.no_ack),
+            unsettled: 0,
+        };
+        let id = ConsumerId(next(&mut self.last_consumer));
+        channel.tags.insert((*tag).into(), id);
+        let asked = Asked::Consume { consumer: id };
+        if direct_reply {
+            channel.reply_queue = Some((*consumer.queue).into());
+            let spec = QueueSpec { exclusive: true, auto_delete: true, ..QueueSpec::default() };
+            let ticket = self.ask(number, CONSUME, consume.no_wait, Asked::ReplyQueue { consumer: id });
+            host.define(ticket, Change::DeclareQueue { name: &consumer.queue, spec: &spec, passive: false });
+        } else {
+            let ticket = self.ask(number, CONSUME, consume.no_wait, asked);
+            host.attach(ticket, id, source(&consumer));
+        }
+        self.consumers.insert(id, consumer);
+        Ok(())
+    }
+
+    /// The private queue was made; now it is consumed.
+    pub(crate) fn on_reply_queue(&mut self, number: u16, no_wait: bool, id: ConsumerId, host: &mut dyn Host) {
+        let Some(consumer) = self.consumers.get(&id).cloned() else { return };
+        let ticket = self.ask(number, CONSUME, no_wait, Asked::Consume { consumer: id });
+        host.attach(ticket, id, source(&consumer));
+    }
+
+    pub(crate) fn on_consuming(&mut self, number: u16, no_wait: bool, id: ConsumerId, host: &mut dyn Host) {
+        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        consumer.state = State::Live;
+        if !no_wait {
+            Response::BasicConsumeOk { tag: &consumer.tag }.put(host.wire(), number);
+        }
+        self.send_held(number, host);
+    }
+
+    /// It could not be attached.
+    pub(crate) fn forget_consumer(&mut self, id: ConsumerId) {
+        let Some(consumer) = self.consumers.remove(&id) else { return };
+        let Some(channel) = self.channels.get_mut(&consumer.channel) else { return };
+        channel.held.retain(|held| held.consumer != id);
+        if channel.tags.get(&*consumer.tag) == Some(&id) {
+            channel.tags.remove(&*consumer.tag);
+        }
+        if channel.reply_queue.as_deref() == Some(&*consumer.queue) {
+            channel.reply_queue = None;
+        }
+    }
+
+    pub(crate) fn on_cancel(&mut self, number: u16, tag: &str, no_wait: bool, host: &mut dyn Host) {
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        let Some(id) = channel.tags.remove(tag) else {
+            // Cancelling what is not there is no error [0-9-1 basic.cancel].
+            if !no_wait {
+                Response::BasicCancelOk { tag }.put(host.wire(), number);
+            }
+            return;
+        };
+        let mut back = 0;
+        channel.held.retain(|held| {
+            if held.consumer == id && !held.settled {
+                host.settle(id, &[held.tag], &Outcome::Released, None);
+                back += 1;
+            }
+            held.consumer != id
+        });
+        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        if channel.reply_queue.as_deref() == Some(&*consumer.queue) {
+            channel.reply_queue = None;
+        }
+        consumer.state = State::Ended;
+        consumer.unsettled = consumer.unsettled.saturating_sub(back);
+        let keep_unsettled = consumer.unsettled > 0;
+        if !keep_unsettled {
+            self.consumers.remove(&id);
+        }
+        let ticket = self.ask(number, (60, 30), no_wait, Asked::Cancel { tag: tag.into() });
+        host.detach(ticket, id, End { forget: false, keep_unsettled });
+    }
+
+    /// The queue of a consumer is gone.
+    pub(crate) fn on_cancelled(&mut self, id: ConsumerId, host: &mut dyn Host) {
+        let Some(consumer) = self.consumers.get(&id).cloned() else { return };
+        if let Some(channel) = self.channels.get_mut(&consumer.channel) {
+            channel.getters.retain(|getter| getter.consumer != id);
+        }
+        // What it has unsettled is gone with the queue; acknowledging it is still no error.
+        self.forget_consumer(id);
+        let tell = consumer.state == State::Live && !consumer.getter && self.capabilities.cancel_notify;
+        if tell {
+            Response::BasicCancel { tag: &consumer.tag, no_wait: true }.put(host.wire(), consumer.channel);
+        }
+    }
+
+    /// The credit of a channel's consumers has changed: each that it changes is replaced.
+    pub(crate) fn renew_credit(&mut self, number: u16, host: &mut dyn Host) {
+        if self.consumers.len() >= self.config.consumers_max {
+            return;
+        }
+        // Of consumers without acknowledgements nothing tells when the last delivery under way has come; once is enough.
+        self.consumers.retain(|_, old| old.channel != number || old.state != State::Replaced || !old.no_ack);
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        let mut tickets = Vec::new();
+        for current in channel.tags.values().copied().collect::<Vec<_>>() {
+            let Some(old) = self.consumers.get_mut(&current).filter(|consumer| consumer.state == State::Live)
+            else {
+                continue;
+            };
+            let credit = credit(channel, old.prefetch, old.no_ack);
+            if old.credit == credit {
+                continue;
+            }
+            let renewed = Consumer { credit, unsettled: 0, ..old.clone() };
+            old.state = State::Replaced;
+            let keep_unsettled = old.unsettled > 0;
+            if !keep_unsettled && !old.no_ack {
+                self.consumers.remove(&current);
+            }
+            let id = ConsumerId(next(&mut self.last_consumer));
+            channel.tags.insert((*renewed.tag).into(), id);
+            self.consumers.insert(id, renewed);
+            tickets.push((current, keep_unsettled, id));
+        }
+        for (old, keep_unsettled, id) in tickets {
+            let ticket = self.ticket();
+            host.detach(ticket, old, End { forget: false, keep_unsettled });
+            let Some(consumer) = self.consumers.get(&id) else { continue };
+            host.attach(mynah_core::protocol::Ticket(REPLACE_TICKET | u64::from(id.0)), id, source(consumer));
+        }
+    }
+
+    pub(crate) fn on_delivery(&mut self, delivery: Delivery, host: &mut dyn Host) {
+        let live =
+            self.consumers.get_mut(&delivery.consumer).filter(|consumer| consumer.state != State::Ended);
+        let channel = live.as_ref().and_then(|consumer| self.channels.get_mut(&consumer.channel));
+        let (Some(consumer), Some(channel)) = (live, channel) else {
+            if !delivery.settled {
+                host.settle(delivery.consumer, &[delivery.tag], &Outcome::Released, None);
+            }
+            return;
+        };
+        if !delivery.settled {
+            consumer.unsettled += 1;
+        }
+        if consumer.getter {
+            self.on_got(&delivery, host);
+            return;
+        }
+        if consumer.state == State::Starting || !channel.held.is_empty() || !may_send(channel, consumer) {
+            channel.held.push_back(delivery);
+            return;
+        }
+        put_delivery(channel, consumer, &delivery, self.frame_max, host);
+    }
+
+    /// Sends held deliveries as far as that is allowed now.
+    pub(crate) fn send_held(&mut self, number: u16, host: &mut dyn Host) {
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        while let Some(first) = channel.held.front() {
+            let Some(consumer) = self.consumers.get(&first.consumer) else {
+                channel.held.pop_front();
+                continue;
+            };
+            if consumer.state == State::Starting || !may_send(channel, consumer) {
+                return;
+            }
+            if let Some(delivery) = channel.held.pop_front() {
+                put_delivery(channel, consumer, &delivery, self.frame_max, host);
+            }
+        }
+    }
+
+    fn generated_tag(&mut self) -> Arc<str> {
+        self.serials += 1;
+        format!("amq.ctag-{:x}.{:x}", self.connection, self.serials).into()
+    }
+
+    /// The name of a queue that stands for `amq.rabbitmq.reply-to`. Whoever knows it can reply, so it cannot be guessed.
+    fn private_queue(&mut self, number: u16, no_ack: bool) -> Result<String, Fault> {
+        if !no_ack {
+            return Err(Fault::precondition("reply consumer cannot acknowledge"));
+        }
+        if self.channels.get(&number).is_some_and(|channel| channel.reply_queue.is_some()) {
+            return Err(Fault::precondition("reply consumer already set"));
+        }
+        self.serials += 1;
+        let secret = |salt: u8| Seed::default().hash_one((salt, self.connection, number, self.serials));
+        Ok(format!("{REPLY_TO}.{:016x}{:016x}", secret(1), secret(2)))
+    }
+}
+
+pub(crate) fn next(last: &mut u32) -> u32 {
+    // 0 is the session's consumer in the core; after four billion the first ones are long gone.
+    *last = last.checked_add(1).unwrap_or(1);
+    *last
+}
+
+pub(crate) fn source(consumer: &Consumer) -> Source<'_> {
+    Source {
+        settled: consumer.no_ack,
+        credit: consumer.credit,
+        exclusive: consumer.exclusive,
+        priority: consumer.priority,
+        ..Source::new(From::Queue { name: &consumer.queue, create: false })
+    }
+}
+
+fn priority(arguments: Table<'_>) -> Result<i32, Fault> {
+    let Some(value) = arguments.get("x-priority") else { return Ok(0) };
+    let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
+    number.ok_or_else(|| Fault::precondition("invalid arg 'x-priority': a 32-bit integer is needed"))
+}
+
+/// How many deliveries may be under way to a consumer.
+fn credit(channel: &Channel, prefetch: u16, no_ack: bool) -> CreditMode {
+    if !channel.active {
+        return CreditMode::Window(0);
+    }
+    match (prefetch, channel.shared_prefetch) {
+        _ if no_ack => CreditMode::Socket,
+        (0, 0) => CreditMode::Socket,
+        (one, 0) | (0, one) => CreditMode::Window(u32::from(one)),
+        (own, shared) => CreditMode::Window(u32::from(own.min(shared))),
+    }
+}
+
+fn may_send(channel: &Channel, consumer: &Consumer) -> bool {
+    let room = channel.shared_prefetch == 0 || channel.prefetched < u32::from(channel.shared_prefetch);
+    channel.active && (consumer.no_ack || room)
+}
+
+fn put_delivery(
+    channel: &mut Channel,
+    consumer: &Consumer,
+    delivery: &Delivery,
+    frame_max: usize,
+    host: &mut dyn Host,
+) {
+    let tag = channel.next_delivery();
+    if !delivery.settled {
+        channel.unsettled.push(Entry::new(tag, delivery.tag, delivery.consumer, true));
+        channel.prefetched += 1;
+    }
+    let (exchange, key) = exchange_and_key(&delivery.message.address);
+    let wire = host.wire();
+    let redelivered = delivery.redelivered;
+    Response::BasicDeliver { consumer: &consumer.tag, tag, redelivered, exchange, key: &key }
+        .put(wire, consumer.channel);
+    deliver::put_content(wire, consumer.channel, frame_max, &delivery.message, delivery.attempts);
+}
