@@ -40,7 +40,9 @@ async fn serve(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyhow:
     // Before the first port is open, so that no signal finds the default action, which loses connections.
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let broker = Broker::start(broker_config(config)).context("cannot start the broker")?;
-    let net = Net::start(&broker, listeners(config), net_config(config))?;
+    // The text of this error holds its cause already.
+    let net = Net::start(&broker, listeners(config), net_config(config))
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
     let readiness = Readiness::default();
     let ports = AdminConfig { bind: config.admin.bind.0, metrics_bind: config.metrics.bind.0 };
     let admin = Admin::start(Arc::clone(&broker), ports, readiness.clone())

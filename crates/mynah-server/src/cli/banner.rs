@@ -24,6 +24,16 @@ pub(super) fn print_defaults() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Shows a password made a moment ago. At once, not with the banner: its hash is on disk already, and a start that fails
+/// later must not leave a login nobody knows.
+pub(crate) fn print_generated(made: &Generated) {
+    answer(&generated_text(made));
+}
+
+fn generated_text(made: &Generated) -> String {
+    format!("User \"{}\" was created, its password is shown only now: {}", made.user, made.password.0)
+}
+
 /// Shows [`text`].
 pub(crate) fn print(config: &Config, opened: &Opened, generated: Option<&Generated>) {
     answer(text(config, opened, generated).trim_end());
@@ -38,13 +48,6 @@ fn text(config: &Config, opened: &Opened, generated: Option<&Generated>) -> Stri
     let _ = writeln!(text, "  {:<8} {:<22} Prometheus /metrics", "metrics", opened.metrics);
     let _ = writeln!(text, "  {:<8} {}", "data", config.data_dir);
     let _ = writeln!(text, "  {:<8} {}", "login", logins(config));
-    if let Some(made) = generated {
-        let _ = writeln!(
-            text,
-            "\n  User \"{}\" was created, its password is shown only now: {}",
-            made.user, made.password.0
-        );
-    }
     let tries = tries(config, opened, generated);
     if !tries.is_empty() {
         text.push_str("\nTry, in another terminal:\n");
@@ -187,7 +190,7 @@ mod tests {
         config.auth.users.clear();
         let made = Generated { user: "admin", password: Secret("pw123".into()) };
         let shown = text(&config, &opened(), Some(&made));
-        assert!(shown.contains("shown only now: pw123"), "{shown}");
+        assert!(generated_text(&made).ends_with("shown only now: pw123"));
         assert!(shown.contains("-u admin -P pw123"), "{shown}");
     }
 

@@ -29,6 +29,9 @@ pub(super) fn run(path: Option<&Path>) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot create data_dir {}", config.data_dir))?;
     let generated = bootstrap::ensure_login(&mut config, &vars)?;
+    if let Some(made) = &generated {
+        banner::print_generated(made);
+    }
     if config.reaches_beyond_loopback() && config.lets_nobody_in_from_elsewhere() {
         warn!(
             "a listener is open to other machines, but no user may log in from there; add one to auth.users"
