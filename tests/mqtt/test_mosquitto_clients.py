@@ -24,14 +24,18 @@ class Subscriber:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.shown = []
         # -d tells when the subscription stands.
         for line in self.process.stdout:
+            self.shown.append(line.rstrip("\n"))
             if line.startswith("Subscribed"):
                 break
 
     def lines(self):
-        out, _ = self.process.communicate(timeout=20)
-        return [line for line in out.splitlines() if not line.startswith(("Client ", "Subscribed"))]
+        """What it printed by its end, which -C or -W brings."""
+        self.shown += [line.rstrip("\n") for line in self.process.stdout]
+        self.process.wait(20)
+        return [line for line in self.shown if not line.startswith(("Client ", "Subscribed"))]
 
 
 def publish(broker, *arguments, **options):
