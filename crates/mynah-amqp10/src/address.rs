@@ -67,12 +67,20 @@ pub(crate) enum AddressError {
     Wildcard,
     #[error("an address must not contain NUL")]
     Nul,
+    #[error("an address may have at most 8192 bytes")]
+    TooLong,
     #[error("the topic has too many words")]
     TooManyWords,
 }
 
+/// Bytes of an address: links are many and each keeps its own.
+const ADDRESS_BYTES_MAX: usize = 8 * 1024;
+
 impl<'a> Node<'a> {
     pub(crate) fn parse(text: &'a str, hint: Hint) -> Result<Self, AddressError> {
+        if text.len() > ADDRESS_BYTES_MAX {
+            return Err(AddressError::TooLong);
+        }
         if text.contains('\0') {
             return Err(AddressError::Nul);
         }

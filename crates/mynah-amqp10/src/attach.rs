@@ -25,6 +25,9 @@ use crate::reason::{self, Condition, Fault, condition_of};
 use crate::session::Session;
 use crate::translate::TellAddress;
 
+/// Bytes of a link's name: links are many, and each is kept by its name.
+const LINK_NAME_BYTES_MAX: usize = 1024;
+
 impl Session {
     pub(crate) fn on_attach(
         &mut self,
@@ -43,6 +46,9 @@ impl Session {
         }
         let at = LinkAt { channel: self.channel, handle: attach.handle, life: ctx.life() };
         let attached = match attach.role {
+            _ if attach.name.len() > LINK_NAME_BYTES_MAX => {
+                Err(Condition::new(reason::INVALID_FIELD, "the name of a link may have at most 1024 bytes"))
+            }
             LinkRole::Sender => self.attach_inbound(at, attach, ctx, host),
             LinkRole::Receiver => self.attach_outbound(at, attach, ctx, host),
         };
@@ -151,6 +157,11 @@ impl Session {
         let node = Node::parse(text, Hint::of(&terminus.capabilities)).map_err(invalid)?;
         let holder = if terminus.outlives() { Holder::Durable(&subscription) } else { Holder::Connection };
         let (from, tell_address) = from_of(&node, holder, ctx.config.create_queues)?;
+        let group = shared_group(&terminus, attach.name, &ctx.container_id)?;
+        let from = match (from, &group) {
+            (From::Topic { filter, .. }, Some(group)) => From::Shared { group, filter },
+            (from, _) => from,
+        };
         link.tell_address = tell_address;
         link.assigned = assigned.as_deref().map(Into::into);
         let is_queue = matches!(from, From::Queue { .. });
@@ -368,6 +379,22 @@ fn read_terminus<'a>(raw: Option<&'a [u8]>, which: &str) -> Result<Terminus<'a>,
 fn temporary_topic(terminus: &Terminus<'_>, at: LinkAt, ctx: &Context) -> Option<String> {
     let wanted = terminus.dynamic && terminus.capabilities.contains(&"temporary-topic");
     wanted.then(|| format!("/topics/mynah-temporary/{}/{}", ctx.connection, at.life))
+}
+
+/// The group of a shared subscription: the link's name up to `|`, after which clients count their links. Without the
+/// capability `global` it is shared among links of one container only.
+fn shared_group(terminus: &Terminus<'_>, link: &str, container: &str) -> Result<Option<String>, Condition> {
+    if !terminus.capabilities.contains(&"shared") {
+        return Ok(None);
+    }
+    if terminus.outlives() {
+        let text =
+            "a shared subscription lives as long as it has members; attach without expiry-policy never";
+        return Err(Condition::new(reason::NOT_IMPLEMENTED, text));
+    }
+    let name = link.split('|').next().unwrap_or_default();
+    let global = terminus.capabilities.contains(&"global");
+    Ok(Some(if global { name.to_owned() } else { format!("{container}:{name}") }))
 }
 
 /// Where a source's messages come from, and whether each must say where it was sent.

@@ -83,8 +83,9 @@ impl<'a> Terminus<'a> {
 
     /// The capabilities that mean something here; the others are not in force and so not answered.
     fn known_capabilities(&self) -> Vec<&'a str> {
-        let known =
-            |name: &&&str| matches!(**name, "queue" | "topic" | "temporary-queue" | "temporary-topic");
+        let known = |name: &&&str| {
+            matches!(**name, "queue" | "topic" | "temporary-queue" | "temporary-topic" | "shared" | "global")
+        };
         self.capabilities.iter().filter(known).copied().collect()
     }
 

@@ -55,6 +55,12 @@ fn sources_of_all_kinds() {
         ..with("/topics/a")
     };
     check(durable, "attach 1 topic a Durable(\"me:r\") settled=false Granted");
+    let shared = |names: &[&str]| Source {
+        capabilities: Some(Array(names.iter().map(|name| (*name).into()).collect())),
+        ..with("/topics/a")
+    };
+    check(shared(&["shared"]), "attach 1 shared a me:r settled=false Granted");
+    check(shared(&["shared", "global"]), "attach 1 shared a r settled=false Granted");
     let copy = Source { distribution_mode: Some(DistributionMode::Copy), ..with("q") };
     check(copy, "attach 1 queue q create=true settled=true Granted");
 }
@@ -64,6 +70,12 @@ fn what_cannot_be_a_source_is_refused() {
     let mut client = Client::begun();
     client.send(0, attach_receiver("r", 0, "p2p/x"));
     client.expect(&["attach r 0 Sender None Some(\"\")", "detach 0 closed amqp:not-allowed"]);
+    client.send(0, attach_receiver(&"n".repeat(1025), 1, "q"));
+    client.send(0, detach(1, true));
+    client.send(0, attach_receiver("l", 1, &"q".repeat(8193)));
+    client.send(0, detach(1, true));
+    let refused = client.texts();
+    assert!(refused[1] == "detach 1 closed amqp:invalid-field" && refused[3] == refused[1], "{refused:?}");
     client.send(0, attach_receiver("t", 1, "q"));
     let ticket = client.ticket();
     client.reply(vec![(ticket, Reply::Refused(Refusal::new(RefusalKind::Locked, "exclusive")))]);
