@@ -42,6 +42,8 @@ pub(crate) struct Outbound {
     drained: bool,
     /// What the broker was told it may send and has not sent yet.
     granted: u32,
+    /// The last it was told was a drain, after which its credit is gone whatever `granted` says.
+    told_drain: bool,
     /// Deliveries that wait for credit or for the session's window.
     pub(crate) held: VecDeque<Delivery>,
 }
@@ -67,6 +69,7 @@ impl Outbound {
             drain: false,
             drained: false,
             granted: 0,
+            told_drain: false,
             held: VecDeque::new(),
         }
     }
@@ -105,12 +108,14 @@ impl Outbound {
         let wanted = self.credit.saturating_sub(self.held());
         if self.drain {
             self.granted = wanted;
+            self.told_drain = true;
             host.flow(consumer, wanted, true);
             return;
         }
         let wanted = wanted.min(GRANT_MAX);
-        if wanted != self.granted {
+        if wanted != self.granted || self.told_drain {
             self.granted = wanted;
+            self.told_drain = false;
             host.flow(consumer, wanted, false);
         }
         if self.credit == 0 {

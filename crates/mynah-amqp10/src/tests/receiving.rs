@@ -138,6 +138,20 @@ fn a_drain_is_answered_even_by_an_empty_queue() {
 }
 
 #[test]
+fn credit_after_a_drain_is_new_even_before_the_answer() {
+    let mut client = Client::begun();
+    client.receiver(0, "q");
+    client.credit(0, 0, 10, true);
+    // The broker has discarded the credit already; its notice is on the way.
+    client.credit(0, 0, 10, false);
+    client.asked(&["flow 1 10 drain=true", "flow 1 10 drain=false"]);
+    client.notice(Notice::Drained { consumer: ConsumerId(1) });
+    client.expect(&[]);
+    client.deliver(vec![delivery(1, 1, b"a")]);
+    client.expect(&["transfer 0 id=Some(0) 17"]);
+}
+
+#[test]
 fn flows_are_echoed() {
     let mut client = Client::begun();
     client.receiver(0, "q");
