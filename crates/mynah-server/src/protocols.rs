@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mynah_amqp10::{Amqp10, Amqp10Config, Mechanism};
+use mynah_amqp091::{Amqp091, Amqp091Config};
 use mynah_core::protocol::Protocol;
 use mynah_mqtt::{Mqtt, MqttConfig};
 use mynah_stomp::{Stomp, StompConfig, WallClock};
@@ -18,6 +19,7 @@ use crate::config::{Anonymous, Config, ListenerProtocol};
 pub(crate) fn all(config: &Config) -> Vec<(ListenerProtocol, Arc<dyn Protocol>)> {
     vec![
         (ListenerProtocol::Mqtt, Arc::new(Mqtt::new(mqtt(config)))),
+        (ListenerProtocol::Amqp, Arc::new(Amqp091::new(amqp091(config)))),
         (ListenerProtocol::Amqp, Arc::new(Amqp10::new(amqp10(config)))),
         // Last: a person's first key stroke is the least distinct preamble.
         (ListenerProtocol::Stomp, Arc::new(Stomp::new(stomp(config)))),
@@ -62,6 +64,18 @@ fn stomp(config: &Config) -> StompConfig {
     }
 }
 
+fn amqp091(config: &Config) -> Amqp091Config {
+    let limits = &config.limits;
+    Amqp091Config {
+        message_bytes_max: limits.message_bytes_max.0,
+        login_frame_bytes_max: limits.login_bytes_max.as_u32(),
+        login_timeout: limits.login_timeout.0,
+        consumers_max: limits.subscriptions(),
+        anonymous: config.auth.anonymous != Anonymous::Never,
+        ..Amqp091Config::default()
+    }
+}
+
 fn amqp10(config: &Config) -> Amqp10Config {
     let limits = &config.limits;
     // Offered only where somebody may use it: clients take the first mechanism they know.
@@ -88,7 +102,7 @@ mod tests {
         let names = |wanted| -> Vec<&str> { of(&all, wanted).iter().map(|p| p.name()).collect() };
         assert_eq!(names(ListenerProtocol::Mqtt), ["mqtt"]);
         assert_eq!(names(ListenerProtocol::Stomp), ["stomp"]);
-        assert_eq!(names(ListenerProtocol::Amqp), ["amqp10"]);
-        assert_eq!(names(ListenerProtocol::Auto), ["mqtt", "amqp10", "stomp"]);
+        assert_eq!(names(ListenerProtocol::Amqp), ["amqp091", "amqp10"]);
+        assert_eq!(names(ListenerProtocol::Auto), ["mqtt", "amqp091", "amqp10", "stomp"]);
     }
 }
