@@ -204,9 +204,12 @@ impl Amqp091Connection {
         if self.consumers.len() >= self.config.consumers_max {
             return;
         }
-        // Of consumers without acknowledgements nothing tells when the last delivery under way has come; once is enough.
-        self.consumers.retain(|_, old| old.channel != number || old.state != State::Replaced || !old.no_ack);
         let Some(channel) = self.channels.get_mut(&number) else { return };
+        // Of consumers without acknowledgements nothing tells when the last delivery under way has come; one step is enough.
+        let held: Vec<ConsumerId> = channel.held.iter().map(|held| held.consumer).collect();
+        self.consumers.retain(|id, old| {
+            old.channel != number || old.state != State::Replaced || !old.no_ack || held.contains(id)
+        });
         let mut tickets = Vec::new();
         for current in channel.tags.values().copied().collect::<Vec<_>>() {
             let Some(old) = self.consumers.get_mut(&current).filter(|consumer| consumer.state == State::Live)

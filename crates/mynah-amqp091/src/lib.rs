@@ -31,6 +31,8 @@ mod publish;
 mod qos;
 mod reason;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod topology;
 mod translate;
 mod tx;
