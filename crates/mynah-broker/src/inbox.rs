@@ -16,7 +16,9 @@ use mynah_core::protocol::{Notice, Reply, Ticket};
 use mynah_core::{Delivery, Mark, Run};
 use parking_lot::Mutex;
 
-use crate::limits::{INBOX_BYTES_HIGH, INBOX_BYTES_LOW, INBOX_DELIVERIES_HIGH, INBOX_PATIENCE};
+use crate::limits::{
+    INBOX_BYTES_HIGH, INBOX_BYTES_LOW, INBOX_DELIVERIES_HIGH, INBOX_OVERSHOOT, INBOX_PATIENCE,
+};
 use crate::pool;
 
 /// The inbox of one connection.
@@ -112,7 +114,9 @@ impl Inbox {
             return Pushed::default();
         }
         let held = state.run.bytes.len();
-        if held + run.bytes.len() > self.bytes_max && held > 0 {
+        // A reading receiver loses nothing: publishers that do not know yet that they are to pause may go over the bound.
+        let bound = if state.slow { self.bytes_max } else { self.bytes_max.saturating_mul(INBOX_OVERSHOOT) };
+        if held + run.bytes.len() > bound && held > 0 {
             return Pushed { dropped: run.frames, ..Pushed::default() };
         }
         if state.run.bytes.capacity() == 0 {

@@ -10,7 +10,7 @@ pub const RUN_BYTES_MAX: usize = 32 * 1024;
 pub const RUN_MESSAGES_MAX: usize = 256;
 
 /// Bytes of spare buffers a thread keeps.
-pub const POOL_BYTES_MAX: usize = 32 << 20;
+pub const POOL_BYTES_MAX: usize = 16 << 20;
 
 /// A buffer larger than this is given back to the allocator.
 pub const POOL_BUFFER_BYTES_MAX: usize = 1 << 20;
@@ -21,12 +21,20 @@ pub const INBOX_BYTES_HIGH: usize = 1 << 20;
 /// Paused publishers go on when an inbox is under this.
 pub const INBOX_BYTES_LOW: usize = 512 << 10;
 
+/// Times the bound of an inbox that its content may reach while the receiver reads: each of thousands of publishers may have
+/// a read's worth on the way when it is asked to pause.
+pub const INBOX_OVERSHOOT: usize = 16;
+
 /// Deliveries in an inbox that count like `INBOX_BYTES_HIGH`.
 pub const INBOX_DELIVERIES_HIGH: usize = 8 * 1024;
 
 /// A receiver that does not get from high to low in this time is slow: publishers no longer wait for it, and what does not fit
 /// is dropped and counted.
 pub const INBOX_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Spare lists of marks a thread keeps, and how long one may be: a list of the longest is 48 KiB.
+pub const POOL_MARK_LISTS_MAX: usize = 256;
+pub const POOL_MARKS_MAX: usize = 4096;
 
 /// Routes each thread remembers beside the last one of each connection.
 pub const ROUTE_CACHE_ENTRIES: usize = 1024;
@@ -42,3 +50,12 @@ pub const VERIFIED_PASSWORDS_MAX: usize = 10_000;
 
 /// Password verifications that run at once; each takes 19 MiB and tens of milliseconds.
 pub const VERIFICATIONS_MAX: usize = 4;
+
+/// Timers that are served before the task lets others have the thread.
+pub const TIMERS_AT_ONCE: usize = 256;
+
+/// Transactions that one connection may have open: clients use one for each session or channel.
+pub const TRANSACTIONS_MAX: usize = 1_000;
+
+/// Bytes of messages staged in all transactions of one connection.
+pub const TRANSACTION_BYTES_MAX: usize = 64 << 20;

@@ -6,11 +6,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mynah_core::exchange::Exchange;
+use mynah_core::hash::Seed;
 use mynah_core::trie::Trie;
 use mynah_core::{Address, AddressRef, ConsumerId, Filter, Guarantee, Wire};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -42,6 +43,8 @@ pub enum Found {
     Yes,
     NoQueue,
     NoExchange,
+    /// Clients cannot publish to it.
+    Internal,
 }
 
 /// A subscriber whose bytes the publisher encodes.
@@ -149,7 +152,7 @@ pub struct RoutingTable {
     id: u64,
     generation: AtomicU64,
     tables: RwLock<Tables>,
-    hasher: RandomState,
+    hasher: Seed,
 }
 
 static TABLES: AtomicU64 = AtomicU64::new(1);
@@ -164,7 +167,7 @@ impl Default for RoutingTable {
             id: TABLES.fetch_add(1, Ordering::Relaxed),
             generation: AtomicU64::new(1),
             tables: RwLock::default(),
-            hasher: RandomState::new(),
+            hasher: Seed::default(),
         }
     }
 }

@@ -62,7 +62,9 @@ async fn serve(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyhow:
     ready(config, &opened);
     info!(version = env!("CARGO_PKG_VERSION"), "ready");
 
-    info!(signal = signals.next().await, "stopping");
+    // Awaited here and not in the macro, which skips its fields when the level does.
+    let name = signals.next().await;
+    info!(signal = name, "stopping");
     readiness.set(false);
     tokio::select! {
         () = net.stop(GRACE) => {}
