@@ -222,6 +222,7 @@ impl MqttConnection {
             Packet::Subscribe(packet) => self.on_subscribe(&packet, host),
             Packet::Unsubscribe(packet) => self.on_unsubscribe(&packet, host),
             Packet::PingReq => {
+                self.outbound.rest();
                 Packet::PingResp.encode(self.version, host.wire());
                 Ok(())
             }

@@ -130,6 +130,8 @@ impl MqttConnection {
     /// Checks what can be checked without the broker, and takes over the terms.
     fn examine(&mut self, now: Instant, connect: &Connect<'_>) -> Result<Login, Fault> {
         let terms = Terms::of(connect);
+        // First: the refusal has to fit too [MQTT-3.1.2-24].
+        self.packet_max = terms.packet_max;
         if terms.authentication {
             return Err(Fault::new(
                 Reason::BAD_AUTHENTICATION_METHOD,
@@ -151,7 +153,6 @@ impl MqttConnection {
         self.version = connect.version;
         self.bridge = connect.bridge;
         self.problem_info = terms.problem_info;
-        self.packet_max = terms.packet_max;
         self.outbound.set_window(terms.receive_max.min(self.config.in_flight_max));
         Ok(Login {
             client_id: connect.client_id.into(),

@@ -1,8 +1,9 @@
 //! The sending side: packet identifiers, the in-flight window, what waits for it, and what a resumed session still owes.
 //!
-//! Identifiers are slots in a table: a table index is the identifier less one, free slots form a list through the table, so
-//! taking and giving back one costs a few instructions and an identifier in use is never given out again
-//! [MQTT-2.2.1-4], however long its receiver takes. The window is the smaller of the receiver's receive maximum and ours.
+//! Identifiers are slots in a table, counted from a base; free slots form a list through the table, so taking and giving
+//! back one costs a few instructions and an identifier in use is never given out again [MQTT-2.2.1-4], however long its
+//! receiver takes. When nothing is in flight the table begins anew behind its last identifier, so that identifiers in a
+//! trace follow each other. The window is the smaller of the receiver's receive maximum and ours.
 //!
 //! A delivery with QoS 2 is settled at PUBREC: from then on it is the receiver's [MQTT 5.0 4.3.3], and only the identifier is
 //! kept until PUBCOMP. Never: sends a PUBLISH twice on one connection [MQTT-4.4.0-1].
@@ -31,8 +32,10 @@ const NOBODY: ConsumerId = ConsumerId(u32::MAX);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Free,
-    /// Sent before the session was resumed; its message has not come again yet.
+    /// Sent with QoS 1 before the session was resumed; its message has not come again yet.
     Reserved,
+    /// The same with QoS 2.
+    ReservedExactlyOnce,
     AwaitsPubAck,
     AwaitsPubRec,
     AwaitsPubComp,
@@ -57,6 +60,8 @@ struct Freed {
 #[derive(Debug)]
 pub(crate) struct Outbound {
     slots: Vec<Slot>,
+    /// One less than the identifier of the first slot; below 65,535.
+    base: u16,
     free_first: u16,
     free_last: u16,
     in_flight: u16,
@@ -80,6 +85,7 @@ impl Outbound {
     pub(crate) fn new() -> Self {
         Self {
             slots: Vec::new(),
+            base: 0,
             free_first: 0,
             free_last: 0,
             in_flight: 0,
@@ -119,14 +125,16 @@ impl Outbound {
         };
         let id = match self.free_first {
             0 => {
-                let id = u16::try_from(self.slots.len() + 1).ok()?;
+                let place = u16::try_from(self.slots.len()).ok().filter(|place| *place < u16::MAX)?;
+                let id = id_behind(self.base, place);
                 self.slots.push(Slot { tag, consumer, next: 0, state });
                 id
             }
             id => {
-                let slot = self.slots.get_mut(usize::from(id) - 1)?;
-                self.free_first = slot.next;
+                let slot = self.slot(id)?;
+                let next = slot.next;
                 *slot = Slot { tag, consumer, next: 0, state };
+                self.free_first = next;
                 id
             }
         };
@@ -137,9 +145,8 @@ impl Outbound {
     /// Takes the identifier a delivery had before the session was resumed.
     fn retake(&mut self, id: u16, guarantee: Guarantee, tag: DeliveryTag) -> bool {
         let room = self.in_flight < self.window;
-        let Some(slot) = self.slot(id).filter(|slot| room && slot.state == State::Reserved) else {
-            return false;
-        };
+        let reserved = |slot: &&mut Slot| matches!(slot.state, State::Reserved | State::ReservedExactlyOnce);
+        let Some(slot) = self.slot(id).filter(|slot| room && reserved(slot)) else { return false };
         slot.state = match guarantee {
             Guarantee::ExactlyOnce => State::AwaitsPubRec,
             Guarantee::AtMostOnce | Guarantee::AtLeastOnce => State::AwaitsPubAck,
@@ -151,24 +158,54 @@ impl Outbound {
 
     #[inline]
     fn slot(&mut self, id: u16) -> Option<&mut Slot> {
-        self.slots.get_mut(usize::from(id).checked_sub(1)?)
+        let before = id.checked_sub(1)?;
+        let at = if before >= self.base { before - self.base } else { before + (u16::MAX - self.base) };
+        self.slots.get_mut(usize::from(at))
+    }
+
+    /// Nothing is out: the table begins anew behind its last identifier.
+    fn restart(&mut self) {
+        let used = u16::try_from(self.slots.len()).unwrap_or(u16::MAX);
+        self.base = id_behind(self.base, used) - 1;
+        self.slots.clear();
+        (self.free_first, self.free_last) = (0, 0);
+    }
+
+    /// The connection is quiet: memory is given back.
+    pub(crate) fn rest(&mut self) {
+        if self.in_flight == 0 && self.slots.is_empty() {
+            self.slots = Vec::new();
+            self.accepted = Vec::new();
+        }
+        let unused = |rare: &Rare| rare.waiting.is_empty() && rare.resumed.is_empty();
+        if self.rare.as_deref().is_some_and(unused) {
+            self.rare = None;
+        }
+    }
+
+    #[inline]
+    fn release(&mut self, id: u16) {
+        let Some(slot) = self.slot(id) else { return };
+        let counted = !matches!(slot.state, State::Reserved | State::ReservedExactlyOnce);
+        slot.state = State::Free;
+        slot.next = 0;
+        self.link_free(id);
+        self.in_flight -= u16::from(counted);
+        if self.in_flight == 0 && self.rare.as_ref().is_none_or(|rare| rare.resumed.is_empty()) {
+            self.restart();
+        }
     }
 
     /// Puts an identifier at the end of the free list, so that it rests for a while.
     #[inline]
-    fn release(&mut self, id: u16) {
+    fn link_free(&mut self, id: u16) {
         let last = self.free_last;
-        let Some(slot) = self.slot(id) else { return };
-        let counted = slot.state != State::Reserved;
-        slot.state = State::Free;
-        slot.next = 0;
         if self.free_first == 0 {
             self.free_first = id;
         } else if let Some(last) = self.slot(last) {
             last.next = id;
         }
         self.free_last = id;
-        self.in_flight -= u16::from(counted);
     }
 
     /// Takes what waits in `from` to `to`, or frees it; `None` if the identifier is not in that state.
@@ -230,17 +267,22 @@ impl Outbound {
     /// What the session owes its receiver, in the order it was sent.
     pub(crate) fn owed(&self) -> Vec<Owed> {
         let mut owed = Vec::new();
-        for (slot, id) in self.slots.iter().zip(1..) {
+        for (slot, place) in self.slots.iter().zip(0..) {
             let phase = match slot.state {
                 State::AwaitsPubComp => Phase::Received,
-                State::Reserved | State::AwaitsPubAck | State::AwaitsPubRec
-                    if slot.consumer == ConsumerId::SESSION =>
-                {
-                    Phase::Sent
+                State::Reserved | State::AwaitsPubAck if slot.consumer == ConsumerId::SESSION => {
+                    Phase::SentAtLeastOnce
                 }
-                State::Free | State::Reserved | State::AwaitsPubAck | State::AwaitsPubRec => continue,
+                State::ReservedExactlyOnce | State::AwaitsPubRec if slot.consumer == ConsumerId::SESSION => {
+                    Phase::SentExactlyOnce
+                }
+                State::Free
+                | State::Reserved
+                | State::ReservedExactlyOnce
+                | State::AwaitsPubAck
+                | State::AwaitsPubRec => continue,
             };
-            owed.push(Owed { id, tag: slot.tag, phase });
+            owed.push(Owed { id: id_behind(self.base, place), tag: slot.tag, phase });
         }
         // The tag is the place in the session's queue, and so the order of sending [MQTT-4.6.0-5].
         owed.sort_by_key(|owed| owed.tag);
@@ -249,8 +291,11 @@ impl Outbound {
 
     /// Takes up what an earlier connection of the session owed.
     pub(crate) fn resume(&mut self, owed: &[Owed]) {
-        let size = owed.iter().map(|owed| owed.id).max().unwrap_or(0);
+        let mut ids: Vec<u16> = owed.iter().map(|owed| owed.id).collect();
+        ids.sort_unstable();
+        let (first, size) = shortest_span(&ids);
         let free = Slot { tag: DeliveryTag(0), consumer: NOBODY, next: 0, state: State::Free };
+        self.base = first - 1;
         self.slots = vec![free; usize::from(size)];
         for owed in owed {
             let Some(slot) = self.slot(owed.id) else { continue };
@@ -260,18 +305,19 @@ impl Outbound {
                     slot.state = State::AwaitsPubComp;
                     self.in_flight += 1;
                 }
-                Phase::Sent => {
-                    slot.state = State::Reserved;
+                Phase::SentAtLeastOnce | Phase::SentExactlyOnce => {
+                    slot.state = match owed.phase {
+                        Phase::SentExactlyOnce => State::ReservedExactlyOnce,
+                        Phase::SentAtLeastOnce | Phase::Received => State::Reserved,
+                    };
                     slot.consumer = ConsumerId::SESSION;
                     self.rare.get_or_insert_default().resumed.insert(owed.tag, owed.id);
                 }
             }
         }
-        for id in 1..=size {
+        for id in (0..size).map(|place| id_behind(first - 1, place)) {
             if self.slot(id).is_some_and(|slot| slot.state == State::Free) {
-                // `release` counts one less in flight.
-                self.in_flight += 1;
-                self.release(id);
+                self.link_free(id);
             }
         }
     }
@@ -285,11 +331,22 @@ impl Outbound {
     }
 
     /// All that was out has come again before the first that was not: what is still reserved has expired or was removed.
-    fn forget_resumed(&mut self) {
-        let Some(rare) = &mut self.rare else { return };
-        for (_, id) in std::mem::take(&mut rare.resumed) {
-            self.release(id);
+    /// Answers the identifiers of QoS 2: the receiver may hold them, and is told to let them go before they are used again.
+    fn forget_resumed(&mut self) -> Vec<u16> {
+        let resumed = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.resumed)).unwrap_or_default();
+        let mut held = Vec::new();
+        for (_, id) in resumed {
+            let Some(slot) = self.slot(id) else { continue };
+            if slot.state == State::ReservedExactlyOnce {
+                slot.state = State::AwaitsPubComp;
+                slot.consumer = NOBODY;
+                self.in_flight += 1;
+                held.push(id);
+            } else {
+                self.release(id);
+            }
         }
+        held
     }
 
     fn wait(&mut self, delivery: Delivery) {
@@ -298,6 +355,26 @@ impl Outbound {
             waiting.push_back(delivery);
         }
     }
+}
+
+/// The identifier `place` slots behind `base`; it goes round without 0.
+fn id_behind(base: u16, place: u16) -> u16 {
+    let at = u32::from(base) + u32::from(place);
+    u16::try_from(at % u32::from(u16::MAX)).unwrap_or(0) + 1
+}
+
+/// The shortest way round through all identifiers: its first one and its length. They are sorted.
+fn shortest_span(ids: &[u16]) -> (u16, u16) {
+    let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else { return (1, 0) };
+    // The widest gap is left out; the one between the last and the first is the first candidate.
+    let mut span = (first, last - first + 1);
+    for (&before, &after) in ids.iter().zip(ids.iter().skip(1)) {
+        let length = u16::MAX - (after - before) + 1;
+        if after > before && length < span.1 {
+            span = (after, length);
+        }
+    }
+    span
 }
 
 /// What a delivery's subscription says about it; a delivery without a subscription is one that was sent to the client itself.
@@ -400,7 +477,9 @@ impl MqttConnection {
                 }
                 None => {
                     if delivery.consumer == ConsumerId::SESSION && !delivery.redelivered {
-                        self.outbound.forget_resumed();
+                        for id in self.outbound.forget_resumed() {
+                            Ack::new(AckKind::PubRel, id, Reason::SUCCESS).encode(self.version, host.wire());
+                        }
                     }
                     let Some(id) = self.outbound.take(copy.guarantee, consumer, delivery.tag) else {
                         return Some(delivery);
@@ -478,5 +557,47 @@ impl Outbound {
         if id != 0 {
             self.release(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_go_round_without_0() {
+        assert_eq!(id_behind(0, 0), 1);
+        assert_eq!(id_behind(65_534, 0), 65_535);
+        assert_eq!(id_behind(65_534, 1), 1);
+        let mut outbound = Outbound::new();
+        outbound.set_window(3);
+        let mut last = 0;
+        for _ in 0..140_000u32 {
+            let id = outbound.take(Guarantee::AtLeastOnce, NOBODY, DeliveryTag(0)).unwrap();
+            assert_eq!(id, if last == u16::MAX { 1 } else { last + 1 });
+            assert!(outbound.advance(id, State::AwaitsPubAck, State::Free).is_some());
+            last = id;
+        }
+        assert!(outbound.slots.capacity() < 16);
+    }
+
+    #[test]
+    fn a_resumed_table_is_as_short_as_can_be() {
+        assert_eq!(shortest_span(&[]), (1, 0));
+        assert_eq!(shortest_span(&[60_000]), (60_000, 1));
+        assert_eq!(shortest_span(&[1, 3]), (1, 3));
+        assert_eq!(shortest_span(&[1, 2, 65_534, 65_535]), (65_534, 4));
+        let owed: Vec<Owed> = [65_534, 2, 1]
+            .into_iter()
+            .zip(0..)
+            .map(|(id, tag)| Owed { id, tag: DeliveryTag(tag), phase: Phase::Received })
+            .collect();
+        let mut outbound = Outbound::new();
+        outbound.set_window(10);
+        outbound.resume(&owed);
+        assert_eq!(outbound.owed(), owed);
+        assert_eq!((outbound.slots.len(), outbound.credit()), (4, 7));
+        assert_eq!(outbound.take(Guarantee::AtLeastOnce, NOBODY, DeliveryTag(0)), Some(65_535));
+        assert_eq!(outbound.take(Guarantee::AtLeastOnce, NOBODY, DeliveryTag(0)), Some(3));
     }
 }

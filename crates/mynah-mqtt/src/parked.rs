@@ -16,8 +16,10 @@ const FORM: u8 = 1;
 /// How far a message of QoS 1 or 2 came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// PUBLISH was sent: it is sent again, with DUP.
-    Sent,
+    /// PUBLISH with QoS 1 was sent: it is sent again, with DUP.
+    SentAtLeastOnce,
+    /// PUBLISH with QoS 2 was sent: it is sent again, with DUP.
+    SentExactlyOnce,
     /// PUBREC came: PUBREL is sent again.
     Received,
 }
@@ -59,7 +61,11 @@ impl Parked {
         for owed in &self.owed {
             out.put_u16(owed.id);
             out.put_u64(owed.tag.0);
-            out.put_u8(u8::from(owed.phase == Phase::Received));
+            out.put_u8(match owed.phase {
+                Phase::SentAtLeastOnce => 0,
+                Phase::SentExactlyOnce => 1,
+                Phase::Received => 2,
+            });
         }
         put_count(&mut out, self.subscriptions.len());
         for kept in &self.subscriptions {
@@ -85,7 +91,11 @@ impl Parked {
         for _ in 0..reader.u32()? {
             let id = reader.u16()?;
             let tag = DeliveryTag(u64::from(reader.u32()?) << 32 | u64::from(reader.u32()?));
-            let phase = if reader.u8()? == 0 { Phase::Sent } else { Phase::Received };
+            let phase = match reader.u8()? {
+                0 => Phase::SentAtLeastOnce,
+                1 => Phase::SentExactlyOnce,
+                _ => Phase::Received,
+            };
             parked.owed.push(Owed { id, tag, phase });
         }
         for _ in 0..reader.u32()? {
@@ -113,7 +123,7 @@ mod tests {
         let parked = Parked {
             unreleased: vec![1, 65_535],
             owed: vec![
-                Owed { id: 7, tag: DeliveryTag(u64::MAX), phase: Phase::Sent },
+                Owed { id: 7, tag: DeliveryTag(u64::MAX), phase: Phase::SentExactlyOnce },
                 Owed { id: 9, tag: DeliveryTag(1), phase: Phase::Received },
             ],
             subscriptions: vec![Kept { consumer: 1, identifier: 5, options: 0x2d, filter: "a/#".into() }],

@@ -204,3 +204,17 @@ fn a_small_maximum_packet_size_holds_for_connack_too() {
     let mut pair = Pair::open_with(Version::V5, MqttConfig::default(), &[0x27, 0, 0, 0, 20]);
     assert!(pair.host.take_wire().len() <= 20);
 }
+
+#[test]
+fn a_refusal_leaves_out_its_text_if_it_would_not_fit() {
+    // [MQTT-3.2.2-19]
+    for (max, len) in [(30, 5), (200, 74)] {
+        let mut properties = hex("27 00 00 00 00 15 00 01 41");
+        properties[4] = max;
+        let mut pair = Pair::new(MqttConfig::default());
+        pair.version = Version::V5;
+        pair.send_packet(&Packet::Connect(connect(Version::V5, &properties)));
+        let wire = pair.host.take_wire();
+        assert_eq!((wire.len(), wire[3]), (len, 0x8c), "{}", show(&wire));
+    }
+}

@@ -152,7 +152,7 @@ fn a_receivers_maximum_packet_size_is_kept() {
         "settle 0 [1] Accepted",
         "settle 1 [2] Rejected { reason: Some(\"the receiver cannot take a packet of this size\") }",
     ]);
-    pair.expect("32 07 00 01 61 00 01 00 78");
+    pair.expect("32 07 00 01 61 00 03 00 78");
 }
 
 #[test]

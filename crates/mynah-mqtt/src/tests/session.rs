@@ -43,9 +43,10 @@ fn what_was_in_flight_is_sent_again() {
             of(2, two, b"2"),
             of(3, two, b"3"),
             of(4, one, b"4"),
-            of(5, one, b"5"),
+            of(5, two, b"5"),
+            of(6, one, b"6"),
         ]);
-        // 1 is done, 2 is received, 3 to 5 are out.
+        // 1 is done, 2 is received, 3 to 6 are out.
         pair.send("40 02 00 01  50 02 00 02");
         // Not the session's: goes back to its queue with the connection.
         pair.deliver(vec![delivery(ConsumerId(9), 77, message("b", one, b"q", now))]);
@@ -55,15 +56,18 @@ fn what_was_in_flight_is_sent_again() {
         pair.expect("62 02 00 02");
         assert_eq!(pair.connection.marked_credit(), 9);
         let again = |tag, guarantee, body: &[u8]| Delivery { redelivered: true, ..of(tag, guarantee, body) };
-        // 4 has expired meanwhile, 6 is new.
-        pair.deliver(vec![again(3, two, b"3"), again(5, one, b"5"), of(6, one, b"6")]);
+        // 4 and 5 have expired meanwhile, 7 is new. The receiver may hold 5, so it is told to let it go.
+        pair.deliver(vec![again(3, two, b"3"), again(6, one, b"6"), of(7, one, b"7")]);
         pair.expect(&format!(
-            "3c {len} 00 01 61 00 03 {none} 33  3a {len} 00 01 61 00 05 {none} 35  32 {len} 00 01 61 00 01 {none} 36"
+            "3c {len} 00 01 61 00 03 {none} 33  3a {len} 00 01 61 00 06 {none} 36  62 02 00 05
+             32 {len} 00 01 61 00 04 {none} 37"
         ));
-        pair.send("70 02 00 02  50 02 00 03  40 02 00 05  40 02 00 01  70 02 00 03");
+        pair.send("70 02 00 02  50 02 00 03  40 02 00 06  40 02 00 04  70 02 00 03");
         pair.expect("62 02 00 03");
-        pair.expect_calls(&["settle 0 [3, 5, 6] Accepted"]);
-        assert_eq!(pair.connection.marked_credit(), 10, "all slots are free, also that of 4");
+        pair.expect_calls(&["settle 0 [3, 6, 7] Accepted"]);
+        assert_eq!(pair.connection.marked_credit(), 9);
+        pair.send("70 02 00 05");
+        assert_eq!(pair.connection.marked_credit(), 10);
 
         // Lost again before anything came again: still owed.
         let parked_again = log_in(version, true, parked.clone()).lose();
