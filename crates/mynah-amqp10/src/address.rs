@@ -9,8 +9,8 @@
 //! | `/exchanges/e/k`, `/exchange/e/k` | exchange `e`, key `k` |
 //! | `p2p/c`, `/p2p/c` | client `c` |
 //!
-//! Names of queues and exchanges after a slash are percent-encoded. In topics both `.` and `/` separate words; a word that contains one of them is
-//! written with `%2E`. Sources may have wildcards: `*` or `+` for a word, `#` or `>` for the rest.
+//! Names of queues and exchanges after a slash are percent-encoded. In topics both `.` and `/` separate words; a word that
+//! contains a dot is written with `%2E`. Sources may have wildcards: `*` or `+` for a word, `#` or `>` for the rest.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -3,7 +3,8 @@
 //! # Layout
 //!
 //! - [`Amqp10`]: the factory; `connection` -> `session` -> `inbound` / `outbound`: one file for each level of the standard
-//! - `attach`, `detach`: how links come and go; `sending`, `unsettled`: a session's window and what is out
+//! - `attach`, `detach`, `link`: how links come and go; `sending`, `unsettled`: a session's window and what is out
+//! - `context`: tickets, consumer numbers and buffers that all of a connection shares
 //! - `address`: texts to nodes and back; `translate`: sections to properties and back
 //! - `codec`: types, frames, performatives, sections; `sasl`, `version`
 //! - `reason`: the only table from refusals and faults to error conditions
