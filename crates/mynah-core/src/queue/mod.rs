@@ -203,6 +203,15 @@ impl<S> Queue<S> {
         Ok(())
     }
 
+    /// Whether a push of so many messages, `largest` being the bytes of the largest, would be refused as things stand.
+    #[must_use]
+    pub fn would_refuse(&self, messages: u64, bytes: u64, largest: u64) -> Option<Refused> {
+        if self.spec.max_message_bytes.is_some_and(|max| largest > max) {
+            return Some(Refused::TooLarge);
+        }
+        (self.spec.overflow != Overflow::DropHead && self.exceeds(messages, bytes)).then_some(Refused::Full)
+    }
+
     /// Whether so much more would be over the bounds.
     fn exceeds(&self, messages: u64, bytes: u64) -> bool {
         let after = self.ready.len() + messages;
@@ -330,6 +339,12 @@ impl<S> Queue<S> {
         let stats =
             |(_, consumer): (u32, &Consumer<S>)| (consumer.key, consumer.credit(), consumer.unsettled);
         self.consumers.iter().map(stats).collect()
+    }
+
+    /// Whether a consumer is attached, or detached with something left to settle.
+    #[must_use]
+    pub fn knows(&self, key: ConsumerKey) -> bool {
+        self.keys.contains_key(&key)
     }
 
     /// The sink of a consumer that still receives.
