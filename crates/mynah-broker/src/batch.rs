@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use mynah_core::protocol::{Refusal, RefusalKind, Reply, Ticket};
 use mynah_core::queue::{Effect, Refused};
 use mynah_core::{
-    Address, Cause, ConsumerId, Death, Delivery, DeliveryTag, Message, PublishRef, Retain, Run,
+    Address, AddressRef, Cause, ConsumerId, Death, Delivery, DeliveryTag, Message, PublishRef, Retain, Run,
 };
 
 use crate::inbox::{Inbox, Pushed};
@@ -39,6 +39,8 @@ pub struct Batch {
     deliveries: Vec<Delivery>,
     dead: VecDeque<DeadLetter>,
     burying: bool,
+    /// Messages to a queue by its name, which was deleted between looking it up and pushing.
+    homeless: Vec<Arc<Message>>,
     /// Between begin and end; still set at the next begin if a task panicked in between.
     busy: bool,
     pub touched: Vec<Arc<Inbox>>,
@@ -74,6 +76,7 @@ impl Batch {
             deliveries: Vec::new(),
             dead: VecDeque::new(),
             burying: false,
+            homeless: Vec::new(),
             busy: false,
             touched: Vec::new(),
             effects: Vec::new(),
@@ -122,6 +125,10 @@ impl Batch {
         ticket: Option<Ticket>,
         publish: &PublishRef<'_>,
     ) {
+        if publish.header.retain == Retain::Keep {
+            // Before looking who subscribes: a new subscriber finds it in the store, or is found here.
+            self.retain(host, now, publish);
+        }
         let route = match self.route.take() {
             Some(route) if route.serves(&host.routes, publish.address) => route,
             old => {
@@ -132,9 +139,6 @@ impl Batch {
                 route
             }
         };
-        if publish.header.retain == Retain::Keep {
-            self.retain(host, now, publish, &route);
-        }
         if route.outcome != Found::Yes || (publish.mandatory && route.targets() == 0) {
             self.answer_unroutable(host, now, ticket, publish, &route);
             self.route = Some(route);
@@ -173,11 +177,11 @@ impl Batch {
     ) -> u32 {
         self.flush(host, now);
         let publish = PublishRef { address: address.as_ref(), ..message.as_publish() };
-        let route = host.routes.find(publish.address, || host.build_route(&publish, now));
         if publish.header.retain == Retain::Keep {
-            self.retain(host, now, &publish, &route);
+            self.retain(host, now, &publish);
         }
-        if route.outcome != Found::Yes {
+        let route = host.routes.find(publish.address, || host.build_route(&publish, now));
+        if matches!(route.outcome, Found::NoQueue | Found::NoExchange) {
             return 0;
         }
         self.begin_run(&route);
@@ -201,9 +205,9 @@ impl Batch {
         }
     }
 
-    fn retain(&mut self, host: &VirtualHost, now: Instant, publish: &PublishRef<'_>, route: &Route) {
-        let Address::Topic(topic) = &route.address else { return };
-        let message = Arc::new(Message::with_address(publish, route.address.clone(), now));
+    fn retain(&mut self, host: &VirtualHost, now: Instant, publish: &PublishRef<'_>) {
+        let AddressRef::Topic(topic) = publish.address else { return };
+        let message = Arc::new(Message::from_publish(publish, now));
         if !host.retained.set(topic, &message) {
             self.meter.dropped_retained += 1;
         }
@@ -223,6 +227,12 @@ impl Batch {
         self.answer(&route);
         // The route is kept: the next publish probably has the same.
         self.route = Some(route);
+        for message in std::mem::take(&mut self.homeless) {
+            let address = message.address.clone();
+            if self.publish_message(host, now, &message, &address) == 0 {
+                self.dead_letter_without_queue(host, now, &message);
+            }
+        }
         if !self.dead.is_empty() {
             self.bury(host, now);
         }
@@ -273,6 +283,13 @@ impl Batch {
     fn push_to_queue(&mut self, target: &QueueTarget, now: Instant) -> Option<Instant> {
         let queue = &target.queue;
         let mut guarded = queue.lock();
+        if queue.is_deleted() {
+            drop(guarded);
+            if self.messages.first().is_some_and(|message| names_a_queue(&message.address)) {
+                self.homeless.extend(self.messages.iter().cloned());
+            }
+            return None;
+        }
         let mut pushed = 0;
         for (at, message) in self.messages.iter().enumerate() {
             if !target.takes(message.header.guarantee, self.publisher) {
@@ -333,6 +350,11 @@ impl Batch {
         let mut steps = 0;
         while let Some(dead) = self.dead.pop_front() {
             steps += 1;
+            if dead.cause == Cause::QueueLength && dead.queue.loses_what_does_not_fit() {
+                // The slow subscriber's own loss, as with a full inbox.
+                self.meter.dropped_full += 1;
+                continue;
+            }
             dead.queue.dead_lettered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             self.meter.dead_letter(dead.cause);
             let spec = dead.queue.spec();
@@ -354,6 +376,7 @@ impl Batch {
                 },
                 now,
             );
+            host.make_dead_letter_queue(&address, now);
             if self.publish_message(host, now, &letter, &address) == 0 {
                 self.meter.dropped_dead += 1;
             }
@@ -375,6 +398,14 @@ impl Batch {
                 let text = format!("no exchange '{name}' in vhost '{}'", host.name);
                 self.replies.push((ticket, Reply::Refused(Refusal::new(RefusalKind::NotFound, text))));
             }
+            return;
+        }
+        if route.outcome == Found::Internal {
+            if let Some(ticket) = ticket {
+                let text = format!("cannot publish to internal {} in vhost '{}'", route.address, host.name);
+                self.replies.push((ticket, Reply::Refused(Refusal::new(RefusalKind::Forbidden, text))));
+            }
+            self.meter.refused += 1;
             return;
         }
         let message = Message::with_address(publish, route.address.clone(), now);
@@ -412,7 +443,11 @@ impl Batch {
             now,
         );
         let kept = self.route.take();
-        self.publish_message(host, now, &letter, &Address::Queue(target.as_str().into()));
+        let address = Address::Queue(target.as_str().into());
+        host.make_dead_letter_queue(&address, now);
+        if self.publish_message(host, now, &letter, &address) == 0 {
+            self.meter.dropped_dead += 1;
+        }
         self.route = kept;
     }
 
@@ -453,6 +488,14 @@ fn note(
 fn went_round(message: &Message, queue: &str) -> bool {
     message.deaths.iter().any(|death| &*death.queue == queue)
         && message.deaths.iter().all(|death| death.cause != Cause::Rejected)
+}
+
+fn names_a_queue(address: &Address) -> bool {
+    match address {
+        Address::Queue(_) => true,
+        Address::Exchange { name, .. } => name.is_empty(),
+        Address::Topic(_) | Address::Client(_) => false,
+    }
 }
 
 fn missing_name(address: &Address) -> Arc<str> {

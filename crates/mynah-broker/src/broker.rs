@@ -13,7 +13,7 @@ use crate::batch::Batch;
 use crate::config::BrokerConfig;
 use crate::connections::ConnectionInfo;
 use crate::metrics::{Metrics, ProtocolCounters};
-use crate::queues::{QueueHandle, QueueKind};
+use crate::queues::{Guarded, QueueHandle, QueueKind};
 use crate::timers::{Due, Timers};
 use crate::virtual_host::VirtualHost;
 
@@ -111,6 +111,17 @@ impl Broker {
         Batch::new(Arc::clone(&self.shared.own_counters))
     }
 
+    /// Does everything that is due at `now`. The broker's own task does this by itself as time goes by.
+    pub fn run_due(&self, now: Instant) {
+        loop {
+            let (due, _) = self.shared.timers.take_due(now);
+            if due.is_empty() {
+                return;
+            }
+            self.on_due(due, now);
+        }
+    }
+
     pub(crate) fn on_due(&self, due: Vec<Due>, now: Instant) {
         for entry in due {
             match entry {
@@ -124,10 +135,10 @@ impl Broker {
                         self.expire_queue(&host, &queue, now);
                     }
                 }
-                Due::Client { host, client, absence } => {
+                Due::Client { host, client } => {
                     if let (Some(host), Some(client)) = (self.host(&host), client.upgrade()) {
                         let mut batch = self.own_batch();
-                        host.on_client_due(&mut batch, &client, absence, now);
+                        host.on_client_due(&mut batch, &client, now);
                         batch.finish(&host, now);
                         batch.end();
                     }
@@ -152,46 +163,80 @@ impl Broker {
     }
 
     fn expire_queue(&self, host: &VirtualHost, queue: &Arc<QueueHandle>, now: Instant) {
-        let guarded = queue.lock();
+        let mut guarded = queue.lock();
+        guarded.unused_timer = None;
         let Some(after) = guarded.machine.spec().expires else { return };
-        let due = guarded.unused_since + after;
         let used = guarded.machine.consumers() > 0;
-        drop(guarded);
+        let due = if used { now } else { guarded.unused_since }.checked_add(after);
         if queue.is_deleted() {
             return;
         }
+        let Some(due) = due else { return };
         if used || due > now {
-            let next = if used { now + after } else { due };
-            self.shared.timers.queue_unused(next, host, queue);
+            guarded.unused_timer = Some(self.shared.timers.queue_unused(due, host, queue));
             return;
         }
+        drop(guarded);
         let mut batch = self.own_batch();
-        host.delete_queue(&mut batch, queue, now);
+        let still_unused = |guarded: &Guarded| {
+            guarded.machine.consumers() == 0
+                && guarded.unused_since.checked_add(after).is_some_and(|at| at <= now)
+        };
+        if host.delete_queue_if(&mut batch, queue, now, still_unused).is_none() && !queue.is_deleted() {
+            // Somebody used it in between.
+            let at = now + after;
+            queue.lock().unused_timer = Some(self.shared.timers.queue_unused(at, host, queue));
+        }
         batch.finish(host, now);
         batch.end();
+    }
+}
+
+impl Drop for Broker {
+    /// The timer task holds on to what the virtual hosts share; it ends when it finds that the broker is gone.
+    fn drop(&mut self) {
+        self.shared.timers.nudge();
     }
 }
 
 impl VirtualHost {
     /// Takes a queue off the register; its consumers are told, its messages are forgotten. Answers how many.
     pub fn delete_queue(&self, batch: &mut Batch, queue: &Arc<QueueHandle>, now: Instant) -> u64 {
+        self.delete_queue_if(batch, queue, now, |_| true).unwrap_or_default()
+    }
+
+    /// Deletes the queue if `allowed` says so while it is locked: nothing can be attached or pushed in between.
+    /// `None` if it was not deleted by this call.
+    pub fn delete_queue_if(
+        &self,
+        batch: &mut Batch,
+        queue: &Arc<QueueHandle>,
+        now: Instant,
+        allowed: impl FnOnce(&Guarded) -> bool,
+    ) -> Option<u64> {
         use mynah_core::protocol::Notice;
-        if !queue.mark_deleted() {
-            return 0;
-        }
-        self.queues.remove_if(&queue.name, |_, known| Arc::ptr_eq(known, queue));
-        self.forget_bindings(queue);
         let mut guarded = queue.lock();
-        let messages = guarded.machine.drain_all().len() as u64;
+        if queue.is_deleted() || !allowed(&guarded) || !queue.mark_deleted() {
+            return None;
+        }
+        // Still locked: who finds the queue deleted finds its old routes void as well.
+        self.routes.invalidate();
+        let messages = guarded.machine.ready();
+        guarded.machine.drain_all();
         let consumers: Vec<_> =
             guarded.machine.sinks().map(|(key, inbox)| (key.consumer, Arc::clone(inbox))).collect();
+        let mut void = Vec::new();
         for (key, ..) in guarded.machine.consumer_stats() {
-            guarded.machine.detach(now, key, false, false, &mut batch.effects);
+            // Whatever detaching has to say about messages is void: they are gone with the queue.
+            guarded.machine.detach(now, key, false, false, &mut void);
         }
-        // Whatever detaching had to say about messages is void: they are gone with the queue.
-        batch.effects.clear();
-        guarded.machine.drain_all();
+        let timer = guarded.unused_timer.take();
         drop(guarded);
+        if let Some(timer) = timer {
+            self.shared.timers.cancel(timer);
+        }
+        self.forget_bindings(queue);
+        self.queues.remove_if(&queue.name, |_, known| Arc::ptr_eq(known, queue));
         if queue.kind != QueueKind::Session {
             for (consumer, inbox) in consumers {
                 if inbox.push_notice(Notice::Cancelled { consumer }).wake {
@@ -199,25 +244,6 @@ impl VirtualHost {
                 }
             }
         }
-        messages
-    }
-
-    /// Takes the queue's bindings out of the tables; the queue knows where they are.
-    fn forget_bindings(&self, queue: &Arc<QueueHandle>) {
-        use crate::routing::{BindingTarget, Subscription};
-        let (filters, in_exchanges) = queue.take_bindings();
-        let mut tables = self.routes.write();
-        for filter in filters {
-            tables.topics.remove(
-                &filter,
-                |known| matches!(known, Subscription::Queue { queue: other, .. } if Arc::ptr_eq(other, queue)),
-            );
-        }
-        if in_exchanges {
-            let target = BindingTarget::Queue(Arc::clone(&queue.name));
-            for exchange in tables.exchanges.values_mut() {
-                exchange.remove_destination(&target);
-            }
-        }
+        Some(messages)
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod access;
 pub mod batch;
+mod bindings;
 mod broker;
 mod config;
 pub mod connections;

@@ -13,7 +13,9 @@ use mynah_core::queue::{ConsumerKey, ConsumerTerms, Effect, Queue, QueueDefaults
 use mynah_core::{Delivery, DeliveryTag, Filter, Outcome};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::broker::Shared;
 use crate::inbox::Inbox;
+use crate::timers::{Due, TimerKey};
 
 /// The machine with the inboxes of its consumers.
 pub type Machine = Queue<Arc<Inbox>>;
@@ -46,17 +48,28 @@ impl QueueKind {
     }
 }
 
+/// Where a queue belongs: so that it can set its own timer.
+#[derive(Debug, Clone)]
+pub struct Home {
+    /// The virtual host's name.
+    pub host: Arc<str>,
+    pub shared: Arc<Shared>,
+}
+
 #[derive(Debug)]
 pub struct QueueHandle {
     pub name: Arc<str>,
     pub kind: QueueKind,
     /// The connection it is exclusive to.
     pub owner: Option<u64>,
+    home: Home,
     guarded: Mutex<Guarded>,
     deleted: AtomicBool,
     /// Topic filters that lead here, so that deleting it need not search for them.
     filters: Mutex<Vec<Filter>>,
     in_exchanges: AtomicBool,
+    /// What this connection publishes does not come here through exchanges; 0 = nobody's is left out.
+    left_out: AtomicU64,
     pub published: AtomicU64,
     pub delivered: AtomicU64,
     pub settled: AtomicU64,
@@ -70,6 +83,8 @@ pub struct Guarded {
     pub armed: Option<Instant>,
     /// Since when it has no consumer, for `expires`.
     pub unused_since: Instant,
+    /// The timer for `expires`.
+    pub unused_timer: Option<TimerKey>,
 }
 
 impl Guarded {
@@ -90,19 +105,27 @@ impl QueueHandle {
         name: Arc<str>,
         kind: QueueKind,
         owner: Option<u64>,
+        home: Home,
         spec: Arc<QueueSpec>,
         defaults: QueueDefaults,
         now: Instant,
     ) -> Arc<Self> {
-        let guarded = Guarded { machine: Queue::new(spec, defaults), armed: None, unused_since: now };
+        let guarded = Guarded {
+            machine: Queue::new(spec, defaults),
+            armed: None,
+            unused_since: now,
+            unused_timer: None,
+        };
         Arc::new(Self {
             name,
             kind,
             owner,
+            home,
             guarded: Mutex::new(guarded),
             deleted: AtomicBool::new(false),
             filters: Mutex::default(),
             in_exchanges: AtomicBool::new(false),
+            left_out: AtomicU64::new(0),
             published: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             settled: AtomicU64::new(0),
@@ -114,29 +137,43 @@ impl QueueHandle {
         self.guarded.lock()
     }
 
-    /// True for the one caller that is to delete it.
-    pub fn mark_deleted(&self) -> bool {
+    /// True for the one caller that is to delete it. Call it with the queue locked: who locks it afterwards sees it.
+    pub(crate) fn mark_deleted(&self) -> bool {
         !self.deleted.swap(true, Ordering::AcqRel)
     }
 
-    pub fn note_filter(&self, filter: &Filter) {
+    /// Call it with the routing table locked for writing, as all that changes bindings.
+    pub(crate) fn note_filter(&self, filter: &Filter) {
         self.filters.lock().push(filter.clone());
     }
 
-    pub fn forget_filter(&self, filter: &Filter) {
+    /// False if no such filter leads here.
+    pub(crate) fn forget_filter(&self, filter: &Filter) -> bool {
         let mut filters = self.filters.lock();
-        if let Some(at) = filters.iter().position(|known| known == filter) {
-            filters.swap_remove(at);
-        }
+        let at = filters.iter().position(|known| known == filter);
+        at.map(|at| filters.swap_remove(at)).is_some()
     }
 
-    pub fn note_exchange(&self) {
+    pub(crate) fn has_filter(&self, filter: &Filter) -> bool {
+        self.filters.lock().contains(filter)
+    }
+
+    /// Call it before binding.
+    pub(crate) fn leave_out(&self, connection: u64) {
+        self.left_out.store(connection, Ordering::Relaxed);
+    }
+
+    pub(crate) fn left_out(&self) -> Option<u64> {
+        Some(self.left_out.load(Ordering::Relaxed)).filter(|connection| *connection != 0)
+    }
+
+    pub(crate) fn note_exchange(&self) {
         self.in_exchanges.store(true, Ordering::Relaxed);
     }
 
     /// The filters that lead here, and whether exchanges do; forgotten.
-    pub fn take_bindings(&self) -> (Vec<Filter>, bool) {
-        (std::mem::take(&mut self.filters.lock()), self.in_exchanges.load(Ordering::Relaxed))
+    pub(crate) fn take_bindings(&self) -> (Vec<Filter>, bool) {
+        (std::mem::take(&mut self.filters.lock()), self.in_exchanges.swap(false, Ordering::Relaxed))
     }
 
     #[must_use]
@@ -144,9 +181,23 @@ impl QueueHandle {
         self.filters.lock().clone()
     }
 
+    /// Whether a message for which there is no room is a slow subscriber's loss and not a dead letter.
+    #[must_use]
+    pub(crate) fn loses_what_does_not_fit(&self) -> bool {
+        let of_subscription =
+            matches!(self.kind, QueueKind::Session | QueueKind::Temporary | QueueKind::Shared);
+        of_subscription && self.spec().dead_letter_exchange.is_none()
+    }
+
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Whether a consumer is attached here or has something to settle.
+    #[must_use]
+    pub fn knows(&self, key: ConsumerKey) -> bool {
+        self.lock().machine.knows(key)
     }
 
     #[must_use]
@@ -156,7 +207,7 @@ impl QueueHandle {
 
     /// Runs `change` on the machine and hands over what consumers with credit can take afterwards.
     pub fn update<R>(
-        &self,
+        self: &Arc<Self>,
         now: Instant,
         touched: &mut Vec<Arc<Inbox>>,
         effects: &mut Vec<Effect>,
@@ -165,7 +216,18 @@ impl QueueHandle {
         let mut guarded = self.lock();
         let result = change(&mut guarded.machine, effects);
         self.dispatch(&mut guarded.machine, now, touched, effects);
+        self.unlock(guarded);
         result
+    }
+
+    /// Lets go of the queue, and sees to it that what became ready expires by itself.
+    fn unlock(self: &Arc<Self>, mut guarded: MutexGuard<'_, Guarded>) {
+        let due = guarded.arm();
+        drop(guarded);
+        if let Some(at) = due {
+            let due = Due::Messages(Arc::clone(&self.home.host), Arc::downgrade(self));
+            self.home.shared.timers.add(at, due);
+        }
     }
 
     /// Hands over what consumers with credit can take.
@@ -188,22 +250,29 @@ impl QueueHandle {
         }
     }
 
+    /// False if the queue was deleted meanwhile: look it up again.
+    ///
     /// # Errors
     /// The queue has an exclusive consumer, or one is asked for and there are others.
     pub fn attach(
-        &self,
+        self: &Arc<Self>,
         now: Instant,
         key: ConsumerKey,
         inbox: &Arc<Inbox>,
         terms: ConsumerTerms,
         touched: &mut Vec<Arc<Inbox>>,
         effects: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
-        self.update(now, touched, effects, |machine, _| machine.attach(key, Arc::clone(inbox), terms))
+    ) -> Result<bool, Refusal> {
+        self.update(now, touched, effects, |machine, _| {
+            if self.is_deleted() {
+                return Ok(false);
+            }
+            machine.attach(key, Arc::clone(inbox), terms).map(|()| true)
+        })
     }
 
     pub fn settle(
-        &self,
+        self: &Arc<Self>,
         now: Instant,
         key: ConsumerKey,
         tags: &[DeliveryTag],
@@ -221,7 +290,7 @@ impl QueueHandle {
 
     /// Ends a consumer. Answers how many consumers are left.
     pub fn detach(
-        &self,
+        self: &Arc<Self>,
         now: Instant,
         key: ConsumerKey,
         keep_unsettled: bool,
@@ -236,6 +305,7 @@ impl QueueHandle {
         if left == 0 {
             guarded.unused_since = now;
         }
+        self.unlock(guarded);
         left
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::inbox::Inbox;
 use crate::queues::QueueHandle;
+use crate::timers::TimerKey;
 
 #[derive(Debug)]
 pub struct Client {
@@ -30,12 +31,12 @@ pub struct ClientState {
     pub session: Option<Box<Session>>,
     /// A will that waits for its delay.
     pub will: Option<Box<Will>>,
-    /// Counts the times it went away, so that a timer knows whether it is still the same absence.
-    pub absence: u64,
     /// When the will is due.
     pub will_at: Option<Instant>,
     /// When the session ends.
     pub ends_at: Option<Instant>,
+    /// Set for the earlier of the two.
+    pub timer: Option<TimerKey>,
     /// It was taken off the register; look it up again.
     pub gone: bool,
 }

@@ -1,5 +1,6 @@
 //! One tenant: its topics, exchanges, queues, clients and retained messages. Nothing crosses from one to another.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -9,10 +10,11 @@ use mynah_core::exchange::{Exchange, ExchangeKind, ExchangeSpec};
 use mynah_core::limits::EXCHANGE_HOPS_MAX;
 use mynah_core::protocol::{Refusal, RefusalKind};
 use mynah_core::queue::{QueueDefaults, QueueSpec};
-use mynah_core::{Address, AddressRef, PublishRef, Value, words};
+use mynah_core::{Address, AddressRef, Filter, PublishRef, Value, words};
+use parking_lot::Mutex;
 
 use crate::broker::Shared;
-use crate::queues::{QueueHandle, QueueKind};
+use crate::queues::{Home, QueueHandle, QueueKind};
 use crate::retained::Retained;
 use crate::routing::{
     BindingTarget, Found, ObjectTarget, QueueTarget, Route, RoutingTable, Subscription, Tables, Targets,
@@ -27,6 +29,8 @@ pub struct VirtualHost {
     pub clients: DashMap<Arc<str>, Arc<Client>>,
     pub retained: Retained,
     pub shared: Arc<Shared>,
+    /// Exchanges that topics lead to, so that deleting one need not search for its filters. Locked with the routing table locked.
+    pub(crate) topics_to_exchanges: Mutex<HashMap<Arc<str>, Vec<Filter>>>,
     names: AtomicU64,
 }
 
@@ -46,6 +50,7 @@ impl VirtualHost {
             clients: DashMap::new(),
             retained: Retained::new(shared.config.retained_messages_max),
             shared,
+            topics_to_exchanges: Mutex::default(),
             names: AtomicU64::new(1),
         };
         {
@@ -73,7 +78,7 @@ impl VirtualHost {
 
     #[must_use]
     pub fn queue(&self, name: &str) -> Option<Arc<QueueHandle>> {
-        self.queues.get(name).map(|queue| Arc::clone(&queue))
+        self.queues.get(name).map(|queue| Arc::clone(&queue)).filter(|queue| !queue.is_deleted())
     }
 
     #[must_use]
@@ -106,19 +111,31 @@ impl VirtualHost {
             return (queue, false);
         }
         let name: Arc<str> = name.into();
-        let mut made = false;
-        let queue = self.queues.entry(Arc::clone(&name)).or_insert_with(|| {
-            made = true;
-            QueueHandle::new(name, kind, owner, Arc::new(spec.clone()), self.queue_defaults(kind), now)
-        });
-        let queue = Arc::clone(&queue);
-        if made {
-            self.routes.invalidate();
-            if let Some(after) = spec.expires {
-                self.shared.timers.queue_unused(now + after, self, &queue);
+        loop {
+            let mut made = false;
+            let queue = Arc::clone(&self.queues.entry(Arc::clone(&name)).or_insert_with(|| {
+                made = true;
+                let home = Home { host: Arc::clone(&self.name), shared: Arc::clone(&self.shared) };
+                let spec = Arc::new(spec.clone());
+                QueueHandle::new(Arc::clone(&name), kind, owner, home, spec, self.queue_defaults(kind), now)
+            }));
+            if !made && queue.is_deleted() {
+                // Whoever deletes it is not done yet. Its bindings must be gone before the name is given again.
+                self.forget_bindings(&queue);
+                self.queues.remove_if(&name, |_, known| Arc::ptr_eq(known, &queue));
+                continue;
             }
+            if made {
+                self.routes.invalidate();
+                if let Some(at) = spec.expires.and_then(|after| now.checked_add(after)) {
+                    let mut guarded = queue.lock();
+                    if !queue.is_deleted() {
+                        guarded.unused_timer = Some(self.shared.timers.queue_unused(at, self, &queue));
+                    }
+                }
+            }
+            return (queue, made);
         }
-        (queue, made)
     }
 
     /// The queue to consume from or send to, made by use if that is allowed.
@@ -154,14 +171,23 @@ impl VirtualHost {
         let mut targets = Targets::default();
         match publish.address {
             AddressRef::Topic(topic) => self.add_topic(&mut route, &mut targets, topic, publish),
-            AddressRef::Queue(name) => match self.queue_by_use(name, true, None, now) {
-                Ok(queue) => {
-                    targets.add_queue(&mut route, QueueTarget { queue, wire: None, no_local: None });
-                    // Making the queue by use made older generations void.
+            // Who wants to be told that there is no queue does not want it made.
+            AddressRef::Queue(name) => {
+                let create = !publish.mandatory;
+                if self.queue(name).is_none() && self.queue_by_use(name, create, None, now).is_ok() {
+                    // Making it made older generations void. It is looked up again after that, as always.
                     self.routes.renew(&mut route);
                 }
-                Err(_) => route.outcome = Found::NoQueue,
-            },
+                match self.queue(name) {
+                    Some(queue) => {
+                        targets.add_queue(&mut route, QueueTarget { queue, wire: None, no_local: None });
+                    }
+                    None => {
+                        route.outcome = Found::NoQueue;
+                        route.cacheable = create;
+                    }
+                }
+            }
             AddressRef::Client(id) => self.add_client(&mut route, &mut targets, id),
             AddressRef::Exchange { name, key } => {
                 self.add_exchange(&mut route, &mut targets, name, key, publish)
@@ -203,10 +229,15 @@ impl VirtualHost {
             CLIENT_EXCHANGE => self.add_client(route, targets, key),
             _ => {
                 let tables = self.routes.read();
-                if tables.exchanges.contains_key(name) {
-                    self.follow(&tables, route, targets, name, key, publish);
-                } else {
-                    route.outcome = Found::NoExchange;
+                match tables.exchanges.get(name) {
+                    Some(exchange) => {
+                        if exchange.spec().internal {
+                            // For clients; what the broker itself sends there passes.
+                            route.outcome = Found::Internal;
+                        }
+                        self.follow(&tables, route, targets, name, key, publish);
+                    }
+                    None => route.outcome = Found::NoExchange,
                 }
             }
         }
@@ -222,15 +253,19 @@ impl VirtualHost {
         key: &str,
         publish: &PublishRef<'_>,
     ) {
-        let mut pending: Vec<Arc<str>> = vec![start.into()];
-        let mut seen: Vec<Arc<str>> = Vec::new();
-        while let Some(name) = pending.pop() {
-            if seen.contains(&name) || seen.len() > EXCHANGE_HOPS_MAX {
+        let mut pending: Vec<(Arc<str>, usize)> = vec![(start.into(), 0)];
+        let mut seen: HashSet<Arc<str>> = HashSet::new();
+        while let Some((name, hops)) = pending.pop() {
+            if hops > EXCHANGE_HOPS_MAX || !seen.insert(Arc::clone(&name)) {
                 continue;
             }
             if &*name == TOPIC_EXCHANGE {
-                tables.topics.matches(&words::core_from_dotted(key), &mut |found| targets.add(route, found));
-                seen.push(name);
+                tables.topics.matches(&words::core_from_dotted(key), &mut |found| {
+                    if let Subscription::Exchange(next) = found {
+                        pending.push((Arc::clone(next), hops + 1));
+                    }
+                    targets.add(route, found);
+                });
                 continue;
             }
             let Some(exchange) = tables.exchanges.get(&*name) else { continue };
@@ -243,18 +278,18 @@ impl VirtualHost {
                 match target {
                     BindingTarget::Queue(queue) => {
                         if let Some(queue) = self.queue(queue) {
-                            targets.add_queue(route, QueueTarget { queue, wire: None, no_local: None });
+                            let no_local = queue.left_out();
+                            targets.add_queue(route, QueueTarget { queue, wire: None, no_local });
                         }
                     }
-                    BindingTarget::Exchange(next) => pending.push(Arc::clone(next)),
+                    BindingTarget::Exchange(next) => pending.push((Arc::clone(next), hops + 1)),
                 }
             };
             // Headers are decoded only for exchanges that look at them.
             exchange.route(key, &|header| header_of(publish, header), &mut take);
             if let (false, Some(alternate)) = (found, &exchange.spec().alternate) {
-                pending.push(alternate.as_ref().into());
+                pending.push((alternate.as_ref().into(), hops + 1));
             }
-            seen.push(name);
         }
     }
 
@@ -304,6 +339,17 @@ impl VirtualHost {
     }
 }
 
+impl VirtualHost {
+    /// The broker's own queues for dead letters are made even where clients make none by use.
+    pub(crate) fn make_dead_letter_queue(&self, address: &Address, now: Instant) {
+        let Address::Queue(name) = address else { return };
+        if self.queue(name).is_none() && !is_reserved(name) {
+            let spec = QueueSpec { durable: true, ..QueueSpec::default() };
+            self.queue_or_create(name, QueueKind::Plain, None, &spec, now);
+        }
+    }
+}
+
 fn header_of(publish: &PublishRef<'_>, name: &str) -> Option<Value> {
     publish.with_properties(|properties| {
         let named =
@@ -322,7 +368,7 @@ fn key_of(address: &Address) -> Arc<str> {
     }
 }
 
-fn builtin(kind: ExchangeKind) -> ExchangeSpec {
+pub(crate) fn builtin(kind: ExchangeKind) -> ExchangeSpec {
     ExchangeSpec {
         kind,
         durable: true,

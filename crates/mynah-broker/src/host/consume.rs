@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use mynah_core::protocol::{
-    Attached, CreditMode, End, From, Holder, Notice, Refusal, RefusalKind, Reply, Retained, Source,
+    Attached, CreditMode, End, From, Holder, Notice, Refusal, RefusalKind, Reply, Retained, Role, Source,
 };
 use mynah_core::queue::{ConsumerKey, ConsumerTerms, Effect, QueueSpec};
 use mynah_core::{
     AddressRef, ConsumerId, Delivery, DeliveryTag, Filter, Guarantee, Message, PublishRef, Retain, Run, Wire,
+    words,
 };
 
 use super::Turn;
 use crate::access::Action;
-use crate::queues::{QueueHandle, QueueKind};
-use crate::routing::{BindingTarget, Subscription};
+use crate::bindings::Bound;
+use crate::queues::{Guarded, QueueHandle, QueueKind};
 use crate::sessions::SessionSubscription;
+use crate::virtual_host::TOPIC_EXCHANGE;
 
 /// What the broker knows of a consumer.
 #[derive(Debug)]
@@ -33,8 +35,10 @@ pub(crate) struct FromQueue {
     pub queue: Arc<QueueHandle>,
     /// Credit comes back when a delivery is handed to the socket.
     pub socket: bool,
-    /// How to forget a durable subscription: its filter.
+    /// It is a durable subscription, which detaching can forget.
     pub durable: bool,
+    /// It is a consumer in the sense of [`Role::Consumer`].
+    pub counts: bool,
 }
 
 impl Turn<'_> {
@@ -45,6 +49,10 @@ impl Turn<'_> {
 
     fn insert_consumer(&mut self, id: ConsumerId, consumer: Consumer) {
         let consumers = &mut self.host.consumers;
+        if consumers.len() >= 16 && consumers.len().is_power_of_two() {
+            // Those that were cancelled with their queue, and that the protocol has not detached.
+            consumers.retain(|(_, known)| !matches!(known, Consumer::Queue(from) if from.queue.is_deleted()));
+        }
         match consumers.binary_search_by_key(&id, |(known, _)| *known) {
             Ok(at) => {
                 if let Some(entry) = consumers.get_mut(at) {
@@ -71,6 +79,16 @@ impl Turn<'_> {
     }
 
     pub(super) fn attach_consumer(&mut self, id: ConsumerId, source: &Source<'_>) -> Result<Reply, Refusal> {
+        loop {
+            // A queue that was deleted between finding it and attaching to it is looked for again.
+            if let Some(attached) = self.try_attach(id, source)? {
+                return Ok(Reply::Attached(Box::new(attached)));
+            }
+        }
+    }
+
+    /// `None`: the queue it was to consume from has been deleted meanwhile.
+    fn try_attach(&mut self, id: ConsumerId, source: &Source<'_>) -> Result<Option<Attached>, Refusal> {
         match &source.from {
             From::Topic { filter, holder } => self.attach_topic(id, source, filter, *holder),
             From::Shared { group, filter } => {
@@ -78,17 +96,23 @@ impl Turn<'_> {
                 let name = format!("$share/{group}/{filter}");
                 let spec = source.queue_spec.cloned().unwrap_or_default();
                 let host = Arc::clone(&self.host.host);
-                let (queue, made) = host.queue_or_create(&name, QueueKind::Shared, None, &spec, self.now);
-                if made {
-                    bind_topic(&host.routes, &queue, filter);
+                let (queue, _) = host.queue_or_create(&name, QueueKind::Shared, None, &spec, self.now);
+                match host.bind_topic(&queue, filter, None) {
+                    Bound::Yes | Bound::Already => self.attach_queue(id, source, queue, false),
+                    Bound::Gone => Ok(None),
                 }
-                self.attach_queue(id, source, queue, false)
             }
             From::Queue { name, create } => {
                 let access = &self.host.broker.shared.access;
                 access.authorise(self.user(), Action::Consume, AddressRef::Queue(name))?;
                 let queue = self.host.host.queue_by_use(name, *create, source.queue_spec, self.now)?;
+                self.check_owner(&queue)?;
                 self.attach_queue(id, source, queue, false)
+            }
+            From::Exchange { name: TOPIC_EXCHANGE, key, holder } => {
+                let filter = words::filter_from_dotted(key)
+                    .map_err(|error| Refusal::new(RefusalKind::Conflict, error.to_string()))?;
+                self.attach_topic(id, source, &filter, *holder)
             }
             From::Exchange { name, key, holder } => self.attach_exchange(id, source, name, key, *holder),
         }
@@ -105,40 +129,58 @@ impl Turn<'_> {
         source: &Source<'_>,
         filter: &Filter,
         holder: Holder<'_>,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Option<Attached>, Refusal> {
         self.may_consume(filter)?;
         let direct = source.settled && source.credit == CreditMode::Socket;
         let host = Arc::clone(&self.host.host);
-        match holder {
-            Holder::Connection if direct => Ok(self.attach_direct(id, source, filter)),
-            Holder::Session => self.attach_session(id, source, filter),
+        let no_local = source.no_local.then(|| self.host.inbox.connection());
+        let (queue, bound) = match holder {
+            Holder::Connection if direct => return Ok(Some(self.attach_direct(id, source, filter))),
+            Holder::Session => return self.attach_session(id, source, filter).map(Some),
             Holder::Connection => {
-                let name = host.generated_name("amq.gen-");
-                let spec = QueueSpec {
-                    exclusive: true,
-                    auto_delete: true,
-                    ..source.queue_spec.cloned().unwrap_or_default()
-                };
-                let owner = Some(self.host.inbox.connection());
-                let (queue, _) = host.queue_or_create(&name, QueueKind::Temporary, owner, &spec, self.now);
-                bind_topic(&host.routes, &queue, filter);
-                self.attach_queue(id, source, queue, false)
+                let queue = self.temporary_queue(source);
+                let bound = host.bind_topic(&queue, filter, no_local);
+                (queue, bound)
             }
             Holder::Durable(name) => {
-                let spec = QueueSpec { durable: true, ..source.queue_spec.cloned().unwrap_or_default() };
-                let (queue, made) = host.queue_or_create(name, QueueKind::Durable, None, &spec, self.now);
-                if !made && !queue.filters().contains(filter) {
-                    // Subscribing under the same name to something else changes the subscription [JMS 2.0, 8.3.3].
-                    for old in queue.filters() {
-                        unbind_topic(&host.routes, &queue, &old);
-                    }
+                let queue = self.durable_queue(name, source);
+                let others = !queue.filters().is_empty();
+                let bound = host.rebind_topic(&queue, filter, no_local);
+                if bound == Bound::Yes && others {
+                    // Subscribing under the same name to something else is a new subscription [JMS 2.0, 8.3.3].
+                    queue.lock().machine.purge();
                 }
-                if !queue.filters().contains(filter) {
-                    bind_topic(&host.routes, &queue, filter);
-                }
-                self.attach_queue(id, source, queue, true)
+                (queue, bound)
             }
+        };
+        if bound == Bound::Gone {
+            return Ok(None);
         }
+        let durable = holder != Holder::Connection;
+        let attached = self.attach_queue(id, source, Arc::clone(&queue), durable)?;
+        // A durable subscription that goes on has had them.
+        if attached.is_some() && bound == Bound::Yes && wants_retained(source.retained, true) {
+            self.send_retained_to_queue(&queue, filter, None);
+        }
+        Ok(attached)
+    }
+
+    /// A fresh queue for one consumer.
+    fn temporary_queue(&self, source: &Source<'_>) -> Arc<QueueHandle> {
+        let host = &self.host.host;
+        let name = host.generated_name("amq.gen-");
+        let owner = Some(self.host.inbox.connection());
+        let spec = QueueSpec {
+            exclusive: true,
+            auto_delete: true,
+            ..source.queue_spec.cloned().unwrap_or_default()
+        };
+        host.queue_or_create(&name, QueueKind::Temporary, owner, &spec, self.now).0
+    }
+
+    fn durable_queue(&self, name: &str, source: &Source<'_>) -> Arc<QueueHandle> {
+        let spec = QueueSpec { durable: true, ..source.queue_spec.cloned().unwrap_or_default() };
+        self.host.host.queue_or_create(name, QueueKind::Durable, None, &spec, self.now).0
     }
 
     fn attach_exchange(
@@ -148,29 +190,34 @@ impl Turn<'_> {
         exchange: &str,
         key: &str,
         holder: Holder<'_>,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Option<Attached>, Refusal> {
         let host = Arc::clone(&self.host.host);
         if !host.routes.read().exchanges.contains_key(exchange) {
-            let text = format!("no exchange '{exchange}' in vhost '{}'", host.name);
-            return Err(Refusal::new(RefusalKind::NotFound, text));
+            return Err(host.no_exchange(exchange));
         }
-        let (name, kind, owner, durable) = match holder {
-            Holder::Durable(name) => (name.to_owned(), QueueKind::Durable, None, true),
-            Holder::Connection | Holder::Session => {
-                let owner = Some(self.host.inbox.connection());
-                (host.generated_name("amq.gen-"), QueueKind::Temporary, owner, false)
+        let durable = matches!(holder, Holder::Durable(_));
+        let queue = match holder {
+            Holder::Durable(name) => self.durable_queue(name, source),
+            Holder::Connection | Holder::Session => self.temporary_queue(source),
+        };
+        let used = queue.lock().machine.last_tag() > DeliveryTag(0);
+        if source.no_local {
+            queue.leave_out(self.host.inbox.connection());
+        }
+        match host.rebind_exchange(exchange, &queue, key) {
+            Ok(changed) => {
+                if changed && durable && used {
+                    queue.lock().machine.purge();
+                }
             }
-        };
-        let spec = QueueSpec {
-            durable,
-            exclusive: !durable,
-            auto_delete: !durable,
-            ..source.queue_spec.cloned().unwrap_or_default()
-        };
-        let (queue, _) = host.queue_or_create(&name, kind, owner, &spec, self.now);
-        queue.note_exchange();
-        if let Some(known) = host.routes.write().exchanges.get_mut(exchange) {
-            known.bind(key, &Vec::new(), BindingTarget::Queue(Arc::clone(&queue.name)));
+            // The queue or the exchange was deleted meanwhile; if it was the exchange, the next look says so.
+            Err(_) if queue.is_deleted() => return Ok(None),
+            Err(refusal) => {
+                if !durable {
+                    host.delete_queue(self.batch, &queue, self.now);
+                }
+                return Err(refusal);
+            }
         }
         self.attach_queue(id, source, queue, durable)
     }
@@ -181,57 +228,73 @@ impl Turn<'_> {
         source: &Source<'_>,
         queue: Arc<QueueHandle>,
         durable: bool,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Option<Attached>, Refusal> {
         let me = self.host.inbox.connection();
-        if queue.owner.is_some_and(|owner| owner != me) {
-            let text = format!(
-                "cannot obtain exclusive access to locked queue '{}' in vhost '{}'",
-                queue.name, self.host.host.name
-            );
-            return Err(Refusal::new(RefusalKind::Locked, text));
-        }
-        let new = self.detach_consumer(id, End { forget: false, keep_unsettled: false });
         let terms = ConsumerTerms {
             settled: source.settled,
             credit: source.credit,
             exclusive: source.exclusive,
             priority: source.priority,
             role: source.role,
-            no_local: source.no_local.then_some(me),
+            // Nobody else takes what is left in the queue of one subscription: its binding leaves that out.
+            no_local: (source.no_local && !matches!(queue.kind, QueueKind::Temporary | QueueKind::Durable))
+                .then_some(me),
         };
-        let socket = source.credit == CreditMode::Socket;
-        // The consumer must be known before its first delivery is handed to the socket.
-        let from = FromQueue { queue: Arc::clone(&queue), socket, durable };
-        self.insert_consumer(id, Consumer::Queue(Box::new(from)));
-        let key = self.key(id);
-        let inbox = Arc::clone(&self.host.inbox);
+        let (key, inbox) = (self.key(id), Arc::clone(&self.host.inbox));
         let attached =
             queue.attach(self.now, key, &inbox, terms, &mut self.batch.touched, &mut self.batch.effects);
         self.batch.collect(&queue);
-        if let Err(refusal) = attached {
-            self.remove_consumer(id);
-            return Err(refusal);
+        if !attached? {
+            return Ok(None);
         }
-        Ok(Reply::Attached(Box::new(Attached { queue: Some(Arc::clone(&queue.name)), new: !new })))
+        let from = FromQueue {
+            queue: Arc::clone(&queue),
+            socket: source.credit == CreditMode::Socket,
+            durable,
+            counts: source.role == Role::Consumer,
+        };
+        // Deliveries are taken from the inbox by this very task, so not before it is known here.
+        let replaced = self.replace_consumer(id, Consumer::Queue(Box::new(from)), Some(&queue));
+        Ok(Some(Attached { queue: Some(Arc::clone(&queue.name)), new: !replaced }))
     }
 
-    fn attach_direct(&mut self, id: ConsumerId, source: &Source<'_>, filter: &Filter) -> Reply {
-        let replaced = self.detach_consumer(id, End { forget: false, keep_unsettled: false });
+    /// Puts a consumer in the place of whatever had its number. What that had unsettled goes back, unless it is
+    /// attached to the same queue: then it stays with it. True if there was one.
+    fn replace_consumer(
+        &mut self,
+        id: ConsumerId,
+        consumer: Consumer,
+        queue: Option<&Arc<QueueHandle>>,
+    ) -> bool {
+        let same = |from: &FromQueue| queue.is_some_and(|queue| Arc::ptr_eq(&from.queue, queue));
+        let lingering = self.host.rare.as_deref_mut().and_then(|rare| {
+            let at = rare.lingering.iter().position(|(known, _)| *known == id)?;
+            // Only another queue's consumer stands in its way.
+            queue.map(|_| rare.lingering.swap_remove(at).1)
+        });
+        if let Some(from) = lingering.filter(|from| !same(from)) {
+            self.detach_from_queue(id, &from, false, false);
+        }
+        let keeps = matches!(self.consumer(id), Some(Consumer::Queue(from)) if same(from));
+        let replaced =
+            if keeps { true } else { self.detach_consumer(id, End { forget: false, keep_unsettled: false }) };
+        self.insert_consumer(id, consumer);
+        replaced
+    }
+
+    fn attach_direct(&mut self, id: ConsumerId, source: &Source<'_>, filter: &Filter) -> Attached {
         let host = Arc::clone(&self.host.host);
-        host.routes.subscribe(
-            filter,
-            Subscription::Direct {
-                inbox: Arc::clone(&self.host.inbox),
-                consumer: id,
-                wire: source.wire.clone().map(Arc::new),
-                no_local: source.no_local,
-            },
-        );
+        let (old, replaced) = match self.consumer(id) {
+            Some(Consumer::Direct { filter }) => (Some(filter.clone()), true),
+            _ => (None, self.detach_consumer(id, End { forget: false, keep_unsettled: false })),
+        };
+        let wire = source.wire.clone().map(Arc::new);
+        host.subscribe_direct(&self.host.inbox, id, old.as_ref(), filter, wire, source.no_local);
         self.insert_consumer(id, Consumer::Direct { filter: filter.clone() });
         if wants_retained(source.retained, !replaced) {
             self.send_retained(id, filter, source.wire.as_ref());
         }
-        Reply::Attached(Box::new(Attached { queue: None, new: !replaced }))
+        Attached { queue: None, new: !replaced }
     }
 
     fn attach_session(
@@ -239,7 +302,7 @@ impl Turn<'_> {
         id: ConsumerId,
         source: &Source<'_>,
         filter: &Filter,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Attached, Refusal> {
         let (Some(client), Some(wire)) = (self.host.client.clone(), source.wire.clone().map(Arc::new)) else {
             return Err(Refusal::new(RefusalKind::Conflict, "this connection has no durable session"));
         };
@@ -248,6 +311,9 @@ impl Turn<'_> {
             wire: Arc::clone(&wire),
             no_local: source.no_local,
         };
+        if !matches!(self.consumer(id), None | Some(Consumer::Session)) {
+            self.detach_consumer(id, End { forget: false, keep_unsettled: false });
+        }
         let mut state = client.lock();
         let Some(session) = state.session.as_deref_mut() else {
             drop(state);
@@ -257,15 +323,12 @@ impl Turn<'_> {
         let old = session.subscriptions.insert(id, subscription.clone());
         drop(state);
         let host = Arc::clone(&self.host.host);
-        if let Some(old) = &old {
-            remove_session_subscription(&host.routes, &queue, self.host.inbox.connection(), id, old);
-        }
-        add_session_subscription(&host.routes, &queue, Some(&self.host.inbox), id, &subscription);
+        host.subscribe_session(&queue, &self.host.inbox, id, old.as_ref(), &subscription);
         self.insert_consumer(id, Consumer::Session);
         if wants_retained(source.retained, old.is_none()) {
-            self.send_retained_to_session(&queue, filter, &wire);
+            self.send_retained_to_queue(&queue, filter, Some(&wire));
         }
-        Ok(Reply::Attached(Box::new(Attached { queue: Some(Arc::clone(&queue.name)), new: old.is_none() })))
+        Ok(Attached { queue: Some(Arc::clone(&queue.name)), new: old.is_none() })
     }
 
     /// Retained messages for a subscriber without a queue: into its own inbox, whatever its bounds.
@@ -295,26 +358,34 @@ impl Turn<'_> {
         }
     }
 
-    fn send_retained_to_session(&mut self, queue: &Arc<QueueHandle>, filter: &Filter, wire: &Arc<Wire>) {
+    /// Retained messages for a subscription with a queue. With a wire (a session's) only what needs settling goes there.
+    fn send_retained_to_queue(
+        &mut self,
+        queue: &Arc<QueueHandle>,
+        filter: &Filter,
+        wire: Option<&Arc<Wire>>,
+    ) {
         let found = self.host.host.retained.matching(filter, self.now);
         let mut run = Run::default();
         let mut kept = Vec::new();
         for message in &found {
-            if wire.effective(message.header.guarantee) > Guarantee::AtMostOnce {
-                kept.push(Arc::new(Message::from_publish(&replayed(message, self.now), self.now)));
-            } else {
-                (wire.encode)(wire, &replayed(message, self.now), &mut run);
+            match wire.filter(|wire| wire.effective(message.header.guarantee) == Guarantee::AtMostOnce) {
+                Some(wire) => (wire.encode)(wire, &replayed(message, self.now), &mut run),
+                None => kept.push(Arc::new(Message::from_publish(&replayed(message, self.now), self.now))),
             }
         }
         let inbox = Arc::clone(&self.host.inbox);
         if run.frames > 0 && inbox.push_unbounded(&run).wake {
             self.batch.touched.push(inbox);
         }
+        if kept.is_empty() {
+            return;
+        }
         let now = self.now;
         queue.update(now, &mut self.batch.touched, &mut self.batch.effects, |machine, effects| {
             for message in kept {
                 // What does not fit is counted by the effects of the push.
-                let _ = machine.push(now, message, Some(Arc::clone(wire)), 0, effects);
+                let _ = machine.push(now, message, wire.cloned(), 0, effects);
             }
         });
         self.batch.collect(queue);
@@ -326,6 +397,10 @@ impl Turn<'_> {
         queue.update(self.now, &mut self.batch.touched, &mut self.batch.effects, |machine, _| {
             machine.flow(key, credit, drain);
         });
+        if queue.spec().expires.is_some() {
+            // Getting is a use [x-expires].
+            queue.lock().unused_since = self.now;
+        }
         let drained = self
             .batch
             .effects
@@ -365,23 +440,23 @@ impl Turn<'_> {
         let me = self.host.inbox.connection();
         let host = Arc::clone(&self.host.host);
         match consumer {
-            Consumer::Direct { filter } => {
-                host.routes.unsubscribe(&filter, |subscription| subscription.is_of(me, id));
-            }
+            Consumer::Direct { filter } => host.unsubscribe_direct(me, id, &filter),
             Consumer::Session => self.forget_session_subscription(id),
             Consumer::Queue(from) => {
                 self.detach_from_queue(id, &from, end.keep_unsettled, false);
                 if end.forget && from.durable {
                     host.delete_queue(self.batch, &from.queue, self.now);
                 }
-                if end.keep_unsettled {
-                    self.host.rare().lingering.push((id, Consumer::Queue(from)));
+                if end.keep_unsettled && from.queue.knows(self.key(id)) {
+                    self.host.rare().lingering.push((id, *from));
                 }
             }
         }
         true
     }
 
+    /// Ends a consumer of a queue; the queue too, if it was to go with its last consumer. What that one may still settle
+    /// has gone with the queue then.
     pub(super) fn detach_from_queue(
         &mut self,
         id: ConsumerId,
@@ -401,11 +476,14 @@ impl Turn<'_> {
         self.batch.collect(&from.queue);
         let ends = match from.queue.kind {
             QueueKind::Temporary | QueueKind::Shared => true,
-            QueueKind::Plain | QueueKind::Durable | QueueKind::Session => from.queue.spec().auto_delete,
+            // Only a consumer's going ends it, not that of somebody who got a message or looked at it.
+            QueueKind::Plain | QueueKind::Durable => from.counts && from.queue.spec().auto_delete,
+            QueueKind::Session => false,
         };
-        if left == 0 && ends && !keep_unsettled {
+        if left == 0 && ends {
+            let unused = |guarded: &Guarded| guarded.machine.consumers() == 0;
             let host = Arc::clone(&self.host.host);
-            host.delete_queue(self.batch, &from.queue, self.now);
+            host.delete_queue_if(self.batch, &from.queue, self.now, unused);
         }
     }
 
@@ -417,8 +495,7 @@ impl Turn<'_> {
         let old = session.subscriptions.remove(&id);
         drop(state);
         if let Some(old) = old {
-            let me = self.host.inbox.connection();
-            remove_session_subscription(&self.host.host.routes, &queue, me, id, &old);
+            self.host.host.unsubscribe_session(&queue, self.host.inbox.connection(), id, &old);
         }
     }
 }
@@ -449,69 +526,4 @@ fn replayed_delivery(consumer: ConsumerId, message: &Message, now: std::time::In
         remaining: 0,
         wire: None,
     }
-}
-
-pub(crate) fn bind_topic(routes: &crate::routing::RoutingTable, queue: &Arc<QueueHandle>, filter: &Filter) {
-    queue.note_filter(filter);
-    routes.subscribe(
-        filter,
-        Subscription::Queue { queue: Arc::clone(queue), consumer: None, wire: None, no_local: None },
-    );
-}
-
-pub(crate) fn unbind_topic(
-    routes: &crate::routing::RoutingTable,
-    queue: &Arc<QueueHandle>,
-    filter: &Filter,
-) -> bool {
-    queue.forget_filter(filter);
-    routes.unsubscribe(filter, |subscription| subscription.leads_to(queue, None))
-}
-
-/// A session's subscription has two ways: what needs settling to the queue, the rest to the inbox while it is online.
-pub(crate) fn add_session_subscription(
-    routes: &crate::routing::RoutingTable,
-    queue: &Arc<QueueHandle>,
-    inbox: Option<&Arc<crate::inbox::Inbox>>,
-    id: ConsumerId,
-    subscription: &SessionSubscription,
-) {
-    let SessionSubscription { filter, wire, no_local } = subscription;
-    if let Some(inbox) = inbox {
-        routes.subscribe(
-            filter,
-            Subscription::Direct {
-                inbox: Arc::clone(inbox),
-                consumer: id,
-                wire: Some(Arc::clone(wire)),
-                no_local: *no_local,
-            },
-        );
-    }
-    let known = routes.read().topics.get(filter).iter().any(|known| known.leads_to(queue, Some(id)));
-    if !known {
-        queue.note_filter(filter);
-        routes.subscribe(
-            filter,
-            Subscription::Queue {
-                queue: Arc::clone(queue),
-                consumer: Some(id),
-                wire: Some(Arc::clone(wire)),
-                no_local: inbox.filter(|_| *no_local).map(|inbox| inbox.connection()),
-            },
-        );
-    }
-}
-
-pub(crate) fn remove_session_subscription(
-    routes: &crate::routing::RoutingTable,
-    queue: &Arc<QueueHandle>,
-    connection: u64,
-    id: ConsumerId,
-    subscription: &SessionSubscription,
-) {
-    queue.forget_filter(&subscription.filter);
-    routes.unsubscribe(&subscription.filter, |known| {
-        known.is_of(connection, id) || known.leads_to(queue, Some(id))
-    });
 }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use mynah_core::exchange::{Arguments, Exchange, ExchangeSpec};
+use mynah_core::Filter;
+use mynah_core::exchange::{Arguments, Exchange, ExchangeKind, ExchangeSpec};
 use mynah_core::protocol::{Change, Defined, Destination, Refusal, RefusalKind, Reply};
 use mynah_core::queue::QueueSpec;
 
 use super::Turn;
-use super::consume::{bind_topic, unbind_topic};
-use crate::queues::{QueueHandle, QueueKind};
-use crate::routing::BindingTarget;
-use crate::virtual_host::{CLIENT_EXCHANGE, TOPIC_EXCHANGE};
+use crate::bindings::{Bindable, Bound};
+use crate::queues::{Guarded, QueueHandle, QueueKind};
+use crate::virtual_host::{CLIENT_EXCHANGE, TOPIC_EXCHANGE, builtin, is_reserved};
 
 impl Turn<'_> {
     pub(super) fn change(&mut self, change: &Change<'_>) -> Result<Reply, Refusal> {
@@ -34,14 +34,12 @@ impl Turn<'_> {
             }
             Change::BindTopic { filter, queue } => {
                 let queue = self.own_queue(queue)?;
-                if !queue.filters().contains(filter) {
-                    bind_topic(&self.host.host.routes, &queue, filter);
-                }
+                self.bind_queue_to_topic(&queue, filter)?;
                 Ok(defined(&queue.name, 0, 0))
             }
             Change::UnbindTopic { filter, queue } => {
                 let queue = self.own_queue(queue)?;
-                unbind_topic(&self.host.host.routes, &queue, filter);
+                self.host.host.unbind_topic(&queue, filter);
                 Ok(defined(&queue.name, 0, 0))
             }
         }
@@ -58,7 +56,20 @@ impl Turn<'_> {
         Ok(queue)
     }
 
-    fn check_owner(&self, queue: &QueueHandle) -> Result<(), Refusal> {
+    fn bind_queue_to_topic(&self, queue: &Arc<QueueHandle>, filter: &Filter) -> Result<(), Refusal> {
+        match self.host.host.bind_topic(queue, filter, None) {
+            Bound::Yes | Bound::Already => Ok(()),
+            Bound::Gone => Err(self.no_queue(&queue.name)),
+        }
+    }
+
+    pub(super) fn check_owner(&self, queue: &QueueHandle) -> Result<(), Refusal> {
+        // Sessions and groups are reached by subscribing, and by nobody else.
+        if matches!(queue.kind, QueueKind::Session | QueueKind::Shared) {
+            let text =
+                format!("queue '{}' belongs to subscriptions and is not to be used by its name", queue.name);
+            return Err(Refusal::new(RefusalKind::Forbidden, text));
+        }
         if queue.owner.is_none_or(|owner| owner == self.host.inbox.connection()) {
             return Ok(());
         }
@@ -75,70 +86,102 @@ impl Turn<'_> {
             return self.own_queue(name).map(|queue| state_of(&queue));
         }
         let generated;
-        let name = if name.is_empty() {
+        let assigned = name.is_empty();
+        let name = if assigned {
             generated = host.generated_name("amq.gen-");
             &generated
         } else {
             name
         };
-        if let Some(queue) = host.queue(name) {
-            self.check_owner(&queue)?;
-            let conflict = |text| Refusal::new(RefusalKind::Conflict, text);
-            queue.spec().same_declaration(spec, name, &host.name).map_err(conflict)?;
+        let known = host.queue(name);
+        if known.is_none() && !assigned && is_reserved(name) {
+            let text = format!(
+                "queue name '{name}' contains reserved prefix 'amq.*' or '$': choose another, or leave it empty for a generated one"
+            );
+            return Err(Refusal::new(RefusalKind::Forbidden, text));
+        }
+        let me = self.host.inbox.connection();
+        let owner = spec.exclusive.then_some(me);
+        let (queue, made) = match known {
+            Some(queue) => (queue, false),
+            None => host.queue_or_create(name, QueueKind::Plain, owner, spec, self.now),
+        };
+        if made {
+            if owner.is_some() {
+                self.note_exclusive(&queue.name);
+            }
             return Ok(state_of(&queue));
         }
-        let owner = spec.exclusive.then(|| self.host.inbox.connection());
-        let kind = QueueKind::Plain;
-        let (queue, _) = host.queue_or_create(name, kind, owner, spec, self.now);
         self.check_owner(&queue)?;
-        if owner.is_some() {
-            self.host.rare().exclusive.push(Arc::clone(&queue.name));
-        }
+        let conflict = |text| Refusal::new(RefusalKind::Conflict, text);
+        queue.spec().same_declaration(spec, name, &host.name).map_err(conflict)?;
+        // Declaring it again is a use [x-expires].
+        queue.lock().unused_since = self.now;
         Ok(state_of(&queue))
+    }
+
+    /// Remembers a queue to be deleted with this connection, and forgets those that are gone already.
+    fn note_exclusive(&mut self, name: &Arc<str>) {
+        let host = Arc::clone(&self.host.host);
+        let me = Some(self.host.inbox.connection());
+        let exclusive = &mut self.host.rare().exclusive;
+        if exclusive.len() >= 16 && exclusive.len().is_power_of_two() {
+            exclusive.retain(|name| host.queue(name).is_some_and(|queue| queue.owner == me));
+        }
+        exclusive.push(Arc::clone(name));
     }
 
     fn remove_queue(&mut self, name: &str, if_unused: bool, if_empty: bool) -> Result<Reply, Refusal> {
         let queue = self.own_queue(name)?;
-        let (ready, consumers) = {
-            let guarded = queue.lock();
-            (guarded.machine.ready(), guarded.machine.consumers())
-        };
         let host = Arc::clone(&self.host.host);
-        if if_unused && consumers > 0 {
-            let text = format!("queue '{name}' in vhost '{}' in use", host.name);
+        let mut refusal = None;
+        let allowed = |guarded: &Guarded| {
+            let why = if if_unused && guarded.machine.consumers() > 0 {
+                "in use"
+            } else if if_empty && guarded.machine.ready() > 0 {
+                "is not empty"
+            } else {
+                return true;
+            };
+            refusal = Some(why);
+            false
+        };
+        let removed = host.delete_queue_if(self.batch, &queue, self.now, allowed);
+        if let Some(why) = refusal {
+            let text = format!("queue '{name}' in vhost '{}' {why}", host.name);
             return Err(Refusal::new(RefusalKind::Conflict, text));
         }
-        if if_empty && ready > 0 {
-            let text = format!("queue '{name}' in vhost '{}' is not empty", host.name);
-            return Err(Refusal::new(RefusalKind::Conflict, text));
+        if queue.owner.is_some() {
+            self.host.rare().exclusive.retain(|known| *known != queue.name);
         }
-        host.delete_queue(self.batch, &queue, self.now);
-        Ok(defined(&queue.name, ready, 0))
-    }
-
-    fn no_exchange(&self, name: &str) -> Refusal {
-        Refusal::new(
-            RefusalKind::NotFound,
-            format!("no exchange '{name}' in vhost '{}'", self.host.host.name),
-        )
+        Ok(defined(&queue.name, removed.unwrap_or_default(), 0))
     }
 
     fn declare_exchange(&mut self, name: &str, spec: &ExchangeSpec, passive: bool) -> Result<Reply, Refusal> {
         let host = Arc::clone(&self.host.host);
-        if name.is_empty() || name == TOPIC_EXCHANGE || name == CLIENT_EXCHANGE {
-            // They are part of the address space, not entries of the table.
+        // These are part of the address space, not entries of the table.
+        let part_of_broker = match name {
+            "" => Some(ExchangeKind::Direct),
+            TOPIC_EXCHANGE => Some(ExchangeKind::Topic),
+            CLIENT_EXCHANGE => Some(ExchangeKind::Direct),
+            _ => None,
+        };
+        let conflict = |text| Refusal::new(RefusalKind::Conflict, text);
+        if let Some(kind) = part_of_broker {
+            if !passive {
+                builtin(kind).same_declaration(spec, name, &host.name).map_err(conflict)?;
+            }
             return Ok(defined(&name.into(), 0, 0));
         }
         let mut tables = host.routes.write();
         if let Some(known) = tables.exchanges.get(name) {
             if !passive {
-                let conflict = |text| Refusal::new(RefusalKind::Conflict, text);
                 known.spec().same_declaration(spec, name, &host.name).map_err(conflict)?;
             }
             return Ok(defined(&name.into(), 0, 0));
         }
         if passive {
-            return Err(self.no_exchange(name));
+            return Err(host.no_exchange(name));
         }
         if name.starts_with("amq.") {
             let text = format!("exchange name '{name}' contains reserved prefix 'amq.*'");
@@ -160,28 +203,8 @@ impl Turn<'_> {
             let text = format!("exchange '{name}' in vhost '{}' in use", host.name);
             return Err(Refusal::new(RefusalKind::Conflict, text));
         }
-        tables.exchanges.remove(name);
-        let target = BindingTarget::Exchange(name.into());
-        for exchange in tables.exchanges.values_mut() {
-            exchange.remove_destination(&target);
-        }
+        host.remove_exchange(&mut tables, name);
         Ok(defined(&name.into(), 0, 0))
-    }
-
-    /// Resolves where a binding leads, which must exist.
-    fn binding_target(&self, destination: Destination<'_>) -> Result<BindingTarget, Refusal> {
-        match destination {
-            Destination::Queue(name) => {
-                let queue = self.own_queue(name)?;
-                queue.note_exchange();
-                Ok(BindingTarget::Queue(Arc::clone(&queue.name)))
-            }
-            Destination::Exchange(name) => {
-                let known =
-                    name == TOPIC_EXCHANGE || self.host.host.routes.read().exchanges.contains_key(name);
-                if known { Ok(BindingTarget::Exchange(name.into())) } else { Err(self.no_exchange(name)) }
-            }
-        }
     }
 
     fn bind(
@@ -191,48 +214,33 @@ impl Turn<'_> {
         key: &str,
         arguments: &Arguments,
     ) -> Result<Reply, Refusal> {
-        if source.is_empty() {
-            return Err(Refusal::new(
-                RefusalKind::Forbidden,
-                "operation not permitted on the default exchange",
-            ));
-        }
-        let target = self.binding_target(destination)?;
+        check_source(source)?;
+        let host = Arc::clone(&self.host.host);
         if source == TOPIC_EXCHANGE {
-            return self.bind_exchange_to_topics(key, &target);
+            let filter = mynah_core::words::filter_from_dotted(key)
+                .map_err(|error| Refusal::new(RefusalKind::Conflict, error.to_string()))?;
+            match destination {
+                Destination::Queue(name) => {
+                    let queue = self.own_queue(name)?;
+                    self.bind_queue_to_topic(&queue, &filter)?;
+                }
+                Destination::Exchange(name) => host.bind_exchange_to_topic(&filter, name)?,
+            }
+            return Ok(defined(&source.into(), 0, 0));
         }
-        let mut tables = self.host.host.routes.write();
-        let Some(exchange) = tables.exchanges.get_mut(source) else {
-            drop(tables);
-            return Err(self.no_exchange(source));
-        };
-        exchange.bind(key, arguments, target);
+        match destination {
+            Destination::Queue(name) => {
+                let queue = self.own_queue(name)?;
+                host.bind_exchange(source, &Bindable::Queue(&queue), key, arguments)?;
+            }
+            Destination::Exchange(name) => {
+                host.bind_exchange(source, &Bindable::Exchange(name), key, arguments)?;
+            }
+        }
         Ok(defined(&source.into(), 0, 0))
     }
 
-    fn bind_exchange_to_topics(&self, key: &str, target: &BindingTarget) -> Result<Reply, Refusal> {
-        use crate::routing::Subscription;
-        let filter = mynah_core::words::filter_from_dotted(key)
-            .map_err(|error| Refusal::new(RefusalKind::Conflict, error.to_string()))?;
-        let host = &self.host.host;
-        match target {
-            BindingTarget::Queue(name) => {
-                let queue = host.queue(name).ok_or_else(|| self.no_queue(name))?;
-                if !queue.filters().contains(&filter) {
-                    bind_topic(&host.routes, &queue, &filter);
-                }
-            }
-            BindingTarget::Exchange(name) => {
-                host.routes.unsubscribe(
-                    &filter,
-                    |known| matches!(known, Subscription::Exchange(old) if old == name),
-                );
-                host.routes.subscribe(&filter, Subscription::Exchange(Arc::clone(name)));
-            }
-        }
-        Ok(defined(&TOPIC_EXCHANGE.into(), 0, 0))
-    }
-
+    /// Unbinding what is not bound, or not there at all, is done already [as RabbitMQ].
     fn unbind(
         &mut self,
         source: &str,
@@ -240,43 +248,43 @@ impl Turn<'_> {
         key: &str,
         arguments: &Arguments,
     ) -> Result<Reply, Refusal> {
-        use crate::routing::Subscription;
-        if source.is_empty() {
-            return Err(Refusal::new(
-                RefusalKind::Forbidden,
-                "operation not permitted on the default exchange",
-            ));
-        }
-        // Unbinding what is not bound is done already [as RabbitMQ].
-        let Ok(target) = self.binding_target(destination) else { return Ok(defined(&source.into(), 0, 0)) };
+        check_source(source)?;
         let host = Arc::clone(&self.host.host);
-        if source == TOPIC_EXCHANGE {
-            if let Ok(filter) = mynah_core::words::filter_from_dotted(key) {
-                match &target {
-                    BindingTarget::Queue(name) => {
-                        if let Some(queue) = host.queue(name) {
-                            unbind_topic(&host.routes, &queue, &filter);
-                        }
-                    }
-                    BindingTarget::Exchange(name) => {
-                        host.routes.unsubscribe(
-                            &filter,
-                            |known| matches!(known, Subscription::Exchange(old) if old == name),
-                        );
-                    }
-                }
+        let done = Ok(defined(&source.into(), 0, 0));
+        let queue = match destination {
+            Destination::Queue(name) => {
+                let Some(queue) = host.queue(name) else { return done };
+                self.check_owner(&queue)?;
+                Some(queue)
             }
-            return Ok(defined(&source.into(), 0, 0));
+            Destination::Exchange(_) => None,
+        };
+        let bindable = match (&queue, destination) {
+            (Some(queue), _) => Bindable::Queue(queue),
+            (None, Destination::Queue(name) | Destination::Exchange(name)) => Bindable::Exchange(name),
+        };
+        if source != TOPIC_EXCHANGE {
+            host.unbind_exchange(source, &bindable, key, arguments);
+            return done;
         }
-        let mut tables = host.routes.write();
-        let Some(exchange) = tables.exchanges.get_mut(source) else { return Err(self.no_exchange(source)) };
-        exchange.unbind(key, arguments, &target);
-        let ends = exchange.spec().auto_delete && exchange.is_empty();
-        if ends {
-            tables.exchanges.remove(source);
+        let Ok(filter) = mynah_core::words::filter_from_dotted(key) else { return done };
+        match bindable {
+            Bindable::Queue(queue) => {
+                host.unbind_topic(queue, &filter);
+            }
+            Bindable::Exchange(name) => host.unbind_exchange_from_topic(&filter, name),
         }
-        Ok(defined(&source.into(), 0, 0))
+        done
     }
+}
+
+fn check_source(source: &str) -> Result<(), Refusal> {
+    let what = match source {
+        "" => "the default exchange",
+        CLIENT_EXCHANGE => "the exchange of clients' addresses",
+        _ => return Ok(()),
+    };
+    Err(Refusal::new(RefusalKind::Forbidden, format!("operation not permitted on {what}")))
 }
 
 fn state_of(queue: &QueueHandle) -> Reply {

@@ -30,8 +30,8 @@ use crate::routing::Route;
 use crate::sessions::Client;
 use crate::virtual_host::VirtualHost;
 
-pub(crate) use consume::Consumer;
-use settle::Staged;
+pub(crate) use consume::{Consumer, FromQueue};
+use settle::Transaction;
 
 /// The lasting part of a connection's view of the broker.
 #[derive(Debug)]
@@ -56,13 +56,13 @@ pub struct ConnectionHost {
 /// What few connections have.
 #[derive(Debug, Default)]
 struct Rare {
-    transactions: HashMap<TransactionId, Vec<Staged>>,
+    transactions: HashMap<TransactionId, Transaction>,
     congested: Vec<Arc<Inbox>>,
     parked: Option<Bytes>,
     /// Queues that are exclusive to this connection.
     exclusive: Vec<Arc<str>>,
     /// Consumers that ended but may still settle.
-    lingering: Vec<(ConsumerId, Consumer)>,
+    lingering: Vec<(ConsumerId, FromQueue)>,
 }
 
 /// One poll of a connection's task.
@@ -203,6 +203,10 @@ impl Host for Turn<'_> {
             self.host.broker.shared.access.authorise(self.user(), Action::Publish, publish.address).err()
         };
         if let Some(refusal) = refusal {
+            self.batch.meter.refused += 1;
+            if let Some(transaction) = publish.transaction {
+                self.spoil(transaction, &refusal);
+            }
             if let Some(ticket) = ticket {
                 self.reply(ticket, Reply::Refused(refusal));
             }

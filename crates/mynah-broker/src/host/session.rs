@@ -11,8 +11,9 @@ use mynah_core::protocol::{
 };
 use mynah_core::queue::{ConsumerKey, ConsumerTerms, QueueSpec};
 
-use super::consume::{Consumer, add_session_subscription, remove_session_subscription};
+use super::consume::Consumer;
 use super::{ConnectionHost, Turn};
+use crate::access::Action;
 use crate::batch::Batch;
 use crate::connections::About;
 use crate::inbox::Inbox;
@@ -71,6 +72,14 @@ impl Turn<'_> {
             client_id: Arc::clone(&client_id),
             virtual_host: Arc::clone(&host.name),
         });
+        if let Some(will) = &spec.will {
+            let access = &self.host.broker.shared.access;
+            let may = access.authorise(self.user(), Action::Publish, will.message.address.as_ref());
+            if let Err(refusal) = may {
+                self.reply(ticket, Reply::Refused(refusal));
+                return;
+            }
+        }
         self.host.will = spec.will.map(Box::new);
         let Some(terms) = spec.session else {
             let opened = Opened { present: false, client_id, parked: None, expiry: Expiry::AtEnd };
@@ -117,7 +126,7 @@ impl Turn<'_> {
         }
         let rare = self.host.rare.take().map(|rare| *rare).unwrap_or_default();
         for (id, consumer) in rare.lingering {
-            self.end_consumer(id, consumer, failed);
+            self.detach_from_queue(id, &consumer, false, failed);
         }
         for name in rare.exclusive {
             let host = Arc::clone(&self.host.host);
@@ -134,8 +143,7 @@ impl Turn<'_> {
     fn end_consumer(&mut self, id: ConsumerId, consumer: Consumer, failed: bool) {
         match consumer {
             Consumer::Direct { filter } => {
-                let me = self.host.inbox.connection();
-                self.host.host.routes.unsubscribe(&filter, |subscription| subscription.is_of(me, id));
+                self.host.host.unsubscribe_direct(self.host.inbox.connection(), id, &filter);
             }
             // The session goes on without the connection.
             Consumer::Session => {}
@@ -165,7 +173,6 @@ impl Turn<'_> {
             return;
         }
         state.online = None;
-        state.absence += 1;
         if let Some(session) = state.session.as_deref_mut() {
             session.parked = parked;
             session.expiry = expiry;
@@ -180,15 +187,15 @@ impl Turn<'_> {
         match will {
             Some(will) if will.delay.is_zero() || ends_now => wills.push(will),
             Some(will) => {
-                state.will_at = Some(self.now + will.delay);
+                state.will_at = self.now.checked_add(will.delay);
                 state.will = Some(will);
             }
             None => {}
         }
         if let (Expiry::After(after), false) = (expiry, ends_now) {
-            state.ends_at = Some(self.now + after);
+            state.ends_at = self.now.checked_add(after);
         }
-        host.arm_client(&client, &state);
+        host.arm_client(&client, &mut state);
         wills.extend(host.admit_pending(self.batch, &client, &mut state, self.now));
         host.forget_if_idle(&client, &mut state);
         drop(state);
@@ -217,13 +224,17 @@ impl VirtualHost {
         now: Instant,
     ) -> (Opened, Option<Box<Will>>) {
         let mut due = None;
-        if terms.fresh {
+        // A timer may be late; what its time has brought about is so all the same.
+        let over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if terms.fresh || over(state.ends_at) {
             self.end_session(batch, state, now);
             // The session of the will has ended [MQTT-3.1.3-9].
             due = state.will.take();
+        } else if over(state.will_at) {
+            due = state.will.take();
         }
         (state.will, state.will_at, state.ends_at) = (None, None, None);
-        state.absence += 1;
+        self.arm_client(client, state);
         state.online = Some(Arc::clone(inbox));
         let present = state.session.is_some();
         if state.session.is_none() && terms.expiry != Expiry::AtEnd {
@@ -251,13 +262,7 @@ impl VirtualHost {
         terms: SessionTerms,
         now: Instant,
     ) {
-        for (id, subscription) in &session.subscriptions {
-            if subscription.no_local {
-                // "Local" is another connection now.
-                remove_session_subscription(&self.routes, &session.queue, 0, *id, subscription);
-            }
-            add_session_subscription(&self.routes, &session.queue, Some(inbox), *id, subscription);
-        }
+        self.resume_subscriptions(session, inbox);
         let key = ConsumerKey { connection: inbox.connection(), consumer: ConsumerId::SESSION };
         let terms = ConsumerTerms {
             settled: false,
@@ -269,16 +274,14 @@ impl VirtualHost {
         };
         // A session's queue has one consumer, so this cannot be refused.
         let attached = session.queue.attach(now, key, inbox, terms, &mut batch.touched, &mut batch.effects);
-        debug_assert!(attached.is_ok());
+        debug_assert!(matches!(attached, Ok(true)));
         batch.collect(&session.queue);
     }
 
     /// The connection is gone, the session stays: what goes directly has nowhere to go.
     fn session_left(&self, batch: &mut Batch, state: &mut ClientState, connection: u64, now: Instant) {
         let Some(session) = state.session.as_deref() else { return };
-        for (id, subscription) in &session.subscriptions {
-            self.routes.unsubscribe(&subscription.filter, |known| known.is_of(connection, *id));
-        }
+        self.suspend_subscriptions(session, connection);
         let key = ConsumerKey { connection, consumer: ConsumerId::SESSION };
         session.queue.detach(now, key, false, true, &mut batch.touched, &mut batch.effects);
         batch.collect(&session.queue);
@@ -296,16 +299,15 @@ impl VirtualHost {
         }
     }
 
-    fn arm_client(&self, client: &Arc<Client>, state: &ClientState) {
-        let next = [state.will_at, state.ends_at].into_iter().flatten().min();
-        if let Some(at) = next {
-            let due = Due::Client {
-                host: Arc::clone(&self.name),
-                client: Arc::downgrade(client),
-                absence: state.absence,
-            };
-            self.shared.timers.add(at, due);
+    /// Sets the client's timer for what comes next, in place of the one that was set.
+    fn arm_client(&self, client: &Arc<Client>, state: &mut ClientState) {
+        let timers = &self.shared.timers;
+        if let Some(old) = state.timer.take() {
+            timers.cancel(old);
         }
+        let next = [state.will_at, state.ends_at].into_iter().flatten().min();
+        let due = || Due::Client { host: Arc::clone(&self.name), client: Arc::downgrade(client) };
+        state.timer = next.map(|at| timers.add(at, due()));
     }
 
     /// Lets in whoever waited for the identifier.
@@ -337,9 +339,9 @@ impl VirtualHost {
     }
 
     /// A will's delay or a session's time is over.
-    pub(crate) fn on_client_due(&self, batch: &mut Batch, client: &Arc<Client>, absence: u64, now: Instant) {
+    pub(crate) fn on_client_due(&self, batch: &mut Batch, client: &Arc<Client>, now: Instant) {
         let mut state = client.lock();
-        if state.absence != absence || state.online.is_some() {
+        if state.online.is_some() {
             return;
         }
         let ends = state.ends_at.is_some_and(|at| at <= now);
@@ -352,7 +354,7 @@ impl VirtualHost {
             state.ends_at = None;
             self.end_session(batch, &mut state, now);
         }
-        self.arm_client(client, &state);
+        self.arm_client(client, &mut state);
         self.forget_if_idle(client, &mut state);
         drop(state);
         self.send_wills(batch, will, now);
