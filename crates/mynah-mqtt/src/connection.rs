@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mynah_core::protocol::{Connection, Expiry, Farewell, Host, Input, Notice, Reply, Ticket, Violation};
 
 use crate::MqttConfig;
+use crate::alias::Aliases;
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::control::Disconnect;
 use crate::codec::property::{Properties, Value, id, put_field};
@@ -92,6 +93,8 @@ pub(crate) struct MqttConnection {
     pub(crate) heard: Instant,
     pub(crate) inbound: Inbound,
     pub(crate) outbound: Outbound,
+    /// Topic aliases the peer takes.
+    pub(crate) aliases: Option<Box<Aliases>>,
     pub(crate) subscriptions: Subscriptions,
 }
 
@@ -110,6 +113,7 @@ impl MqttConnection {
             heard: now,
             inbound: Inbound::default(),
             outbound: Outbound::new(),
+            aliases: None,
             subscriptions: Subscriptions::default(),
         }
     }

@@ -5,11 +5,12 @@
 //! - [`version`], [`codec`], [`reason`]: packets of all versions, with the version as a value
 //! - `connection`: states and dispatch; `login`: CONNECT to CONNACK; `inbound`, `outbound`, `subscription`: what packets do;
 //!   `parked`: what a durable session keeps
-//! - `address`, `translate`: topics and properties in the broker's words
+//! - `address`, `alias`, `translate`: topics and properties in the broker's words
 //!
 //! Never: a socket, a clock, an executor, another protocol.
 
 mod address;
+mod alias;
 pub mod codec;
 mod connection;
 mod inbound;
@@ -45,6 +46,9 @@ pub struct MqttConfig {
     pub in_flight_max: u16,
     /// Topic aliases a client may use; 0 = none.
     pub topic_alias_max: u16,
+    /// Topic aliases used towards a client that takes them; 0 = none. Such a client's messages are encoded one by one, which
+    /// costs more than it saves on a fast network.
+    pub topic_alias_sent_max: u16,
     /// Seconds. Clients of 5.0 that want a longer keep alive or none get this one; 0 = no maximum.
     pub keep_alive_max: u16,
     /// Sessions that want to live longer get this expiry; `None` leaves it to the broker.
@@ -63,6 +67,7 @@ impl Default for MqttConfig {
             receive_max: 4096,
             in_flight_max: 4096,
             topic_alias_max: 32,
+            topic_alias_sent_max: 32,
             keep_alive_max: 0,
             session_expiry_max: None,
             subscriptions_max: 100_000,

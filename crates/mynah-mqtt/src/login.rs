@@ -12,6 +12,7 @@ use mynah_core::protocol::{
 use mynah_core::{ContentRef, Header, Message, PublishRef, Retain};
 
 use crate::address::{address_of, unescaped};
+use crate::alias::Aliases;
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::connect::{ConnAck, Connect, WillFields};
 use crate::codec::primitive::VARINT_MAX;
@@ -43,6 +44,7 @@ struct Terms {
     expiry: u32,
     receive_max: u16,
     packet_max: u32,
+    alias_max: u16,
     problem_info: bool,
     authentication: bool,
 }
@@ -53,6 +55,7 @@ impl Terms {
             expiry: 0,
             receive_max: u16::MAX,
             packet_max: u32::MAX,
+            alias_max: 0,
             problem_info: true,
             authentication: false,
         };
@@ -66,6 +69,7 @@ impl Terms {
                 (id::RECEIVE_MAX, Value::Two(count)) => terms.receive_max = count,
                 // Above what any packet can be it is no limit.
                 (id::MAX_PACKET_SIZE, Value::Four(bytes)) if bytes < VARINT_MAX => terms.packet_max = bytes,
+                (id::TOPIC_ALIAS_MAX, Value::Two(count)) => terms.alias_max = count,
                 (id::REQUEST_PROBLEM_INFO, Value::Flag(wanted)) => terms.problem_info = wanted,
                 (id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA, _) => terms.authentication = true,
                 _ => {}
@@ -153,6 +157,7 @@ impl MqttConnection {
         self.version = connect.version;
         self.bridge = connect.bridge;
         self.problem_info = terms.problem_info;
+        self.aliases = Aliases::new(terms.alias_max.min(self.config.topic_alias_sent_max));
         self.outbound.set_window(terms.receive_max.min(self.config.in_flight_max));
         Ok(Login {
             client_id: connect.client_id.into(),

@@ -18,8 +18,8 @@ use crate::codec::ack::{Ack, AckKind};
 use crate::connection::{self, MqttConnection};
 use crate::parked::{Owed, Phase};
 use crate::reason::{Fault, Reason};
-use crate::subscription::QueueConsumer;
-use crate::translate::{Copy, SIZE_LIMIT, put_publish};
+use crate::subscription::OwnConsumer;
+use crate::translate::{Alias, Copy, SIZE_LIMIT, put_publish};
 use crate::version::Version;
 
 /// Deliveries that nobody counts (settled by being sent, but with QoS 1 or 2) and that wait for a free identifier. Those
@@ -380,7 +380,7 @@ fn shortest_span(ids: &[u16]) -> (u16, u16) {
 /// What a delivery's subscription says about it; a delivery without a subscription is one that was sent to the client itself.
 fn copy_of<'a>(
     delivery: &'a Delivery,
-    consumer: Option<&'a QueueConsumer>,
+    consumer: Option<&'a OwnConsumer>,
     now: Instant,
     version: Version,
 ) -> Copy<'a> {
@@ -400,6 +400,7 @@ fn copy_of<'a>(
         dup: false,
         packet_id: 0,
         ttl_ms: delivery.message.ttl_left_ms(now),
+        alias: Alias::None,
         identifiers,
         deaths: &delivery.message.deaths,
     }
@@ -425,7 +426,7 @@ impl MqttConnection {
     }
 
     fn deliver(&mut self, now: Instant, delivery: Delivery, host: &mut dyn Host) {
-        let consumer = self.subscriptions.queue_consumer(delivery.consumer);
+        let consumer = self.subscriptions.own_consumer(delivery.consumer);
         let guarantee = copy_of(&delivery, consumer, now, self.version).guarantee;
         // QoS 0 is never held back by the window [MQTT-3.3.4-7].
         if guarantee > Guarantee::AtMostOnce && self.outbound.is_waiting() {
@@ -454,12 +455,13 @@ impl MqttConnection {
     fn send(&mut self, now: Instant, delivery: Delivery, host: &mut dyn Host) -> Option<Delivery> {
         let consumer = if delivery.settled { NOBODY } else { delivery.consumer };
         let freed = Freed { consumer, tag: delivery.tag };
-        let known = self.subscriptions.queue_consumer(delivery.consumer);
-        if known.is_none() && delivery.wire.is_none() && consumer != ConsumerId::SESSION && consumer != NOBODY
-        {
+        let known = self.subscriptions.own_consumer(delivery.consumer);
+        if known.is_none() && delivery.wire.is_none() && delivery.consumer != ConsumerId::SESSION {
             // Unsubscribed while it waited: nothing new is sent [MQTT-3.10.4-2].
-            self.outbound.flush(host);
-            host.settle(consumer, &[delivery.tag], &Outcome::Released, None);
+            if consumer != NOBODY {
+                self.outbound.flush(host);
+                host.settle(consumer, &[delivery.tag], &Outcome::Released, None);
+            }
             return None;
         }
         let mut copy = copy_of(&delivery, known, now, self.version);
@@ -492,7 +494,14 @@ impl MqttConnection {
         if copy.identifiers.is_empty() && self.packet_max < SIZE_LIMIT {
             copy.identifiers = &own_limit;
         }
-        let sent = put_publish(host.wire(), &delivery.message.as_publish(), &copy);
+        let publish = delivery.message.as_publish();
+        if let Some(aliases) = &self.aliases {
+            copy.alias = aliases.alias_of(publish.address);
+        }
+        let sent = put_publish(host.wire(), &publish, &copy);
+        if let (Ok(_), Alias::New(alias), Some(aliases)) = (sent, copy.alias, &mut self.aliases) {
+            aliases.learn(publish.address, alias);
+        }
         match (sent, copy.guarantee) {
             (Ok(_), Guarantee::AtMostOnce) => self.outbound.accept(freed, host),
             (Ok(_), Guarantee::AtLeastOnce | Guarantee::ExactlyOnce) => {}

@@ -49,12 +49,13 @@ pub(crate) struct Subscriptions {
     last_sequence: u32,
     pending: Vec<Pending>,
     /// By number.
-    queues: Vec<QueueConsumer>,
+    own: Vec<OwnConsumer>,
 }
 
-/// A member of a group or a consumer of a queue: its deliveries do not say by which subscription they came.
+/// A consumer whose deliveries do not say by which subscription they came: a member of a group, a consumer of a queue,
+/// and every one of a client that takes topic aliases.
 #[derive(Debug)]
-pub(crate) struct QueueConsumer {
+pub(crate) struct OwnConsumer {
     consumer: ConsumerId,
     pub wire: Wire,
     /// The queue was named: what is sent has the guarantee that was asked for, whatever the publisher's, because it is the
@@ -112,28 +113,30 @@ impl Subscriptions {
         Some(self.few.swap_remove(at).1)
     }
 
-    pub(crate) fn queue_consumer(&self, consumer: ConsumerId) -> Option<&QueueConsumer> {
-        let at = self.queues.binary_search_by_key(&consumer, |known| known.consumer).ok()?;
-        self.queues.get(at)
+    pub(crate) fn own_consumer(&self, consumer: ConsumerId) -> Option<&OwnConsumer> {
+        let at = self.own.binary_search_by_key(&consumer, |known| known.consumer).ok()?;
+        self.own.get(at)
     }
 
-    fn add_queue_consumer(&mut self, consumer: QueueConsumer) {
-        match self.queues.binary_search_by_key(&consumer.consumer, |known| known.consumer) {
+    fn add_own(&mut self, consumer: OwnConsumer) {
+        match self.own.binary_search_by_key(&consumer.consumer, |known| known.consumer) {
             Ok(at) => {
-                if let Some(known) = self.queues.get_mut(at) {
+                if let Some(known) = self.own.get_mut(at) {
                     *known = consumer;
                 }
             }
-            Err(at) => self.queues.insert(at, consumer),
+            Err(at) => self.own.insert(at, consumer),
         }
     }
 
-    fn remove_queue_consumer(&mut self, consumer: u32) {
-        self.queues.retain(|known| known.consumer.0 != consumer);
+    fn remove_own(&mut self, consumer: u32) {
+        if let Ok(at) = self.own.binary_search_by_key(&ConsumerId(consumer), |known| known.consumer) {
+            self.own.remove(at);
+        }
     }
 
     pub(crate) fn remove_consumer(&mut self, consumer: u32) {
-        self.remove_queue_consumer(consumer);
+        self.remove_own(consumer);
         self.few.retain(|(_, subscription)| subscription.consumer != consumer);
         if let Some(many) = &mut self.many {
             many.by_filter.retain(|_, subscription| subscription.consumer != consumer);
@@ -291,9 +294,11 @@ impl MqttConnection {
             }
         };
         let mut wire = self.wire(options, identifier);
-        if !matches!(target, Target::Topic(_)) {
+        // Aliases are particular to one receiver: nobody else can encode for it.
+        let alone = direct && self.aliases.is_some();
+        if alone || !matches!(target, Target::Topic(_)) {
             let named = matches!(target, Target::Queue(_));
-            self.subscriptions.add_queue_consumer(QueueConsumer { consumer, wire: wire.clone(), named });
+            self.subscriptions.add_own(OwnConsumer { consumer, wire: wire.clone(), named });
         }
         match target {
             Target::Topic(filter) => {
@@ -301,7 +306,7 @@ impl MqttConnection {
                     wire.direct_max = Guarantee::AtMostOnce;
                 }
                 Source {
-                    wire: Some(wire),
+                    wire: (!alone).then_some(wire),
                     settled: direct,
                     no_local: options.no_local || self.bridge,
                     retained,
@@ -352,7 +357,7 @@ impl MqttConnection {
             match self.subscriptions.remove(filter) {
                 Some(known) => {
                     let ticket = pending.next_ticket(TicketKind::Detach)?;
-                    self.subscriptions.remove_queue_consumer(known.consumer);
+                    self.subscriptions.remove_own(known.consumer);
                     pending.codes.push(Reason::SUCCESS.0);
                     // What is in flight is still completed [MQTT-3.10.4-3].
                     let end = End { forget: true, keep_unsettled: true };

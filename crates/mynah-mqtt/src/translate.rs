@@ -13,7 +13,7 @@ use mynah_core::{
 
 use crate::address::{address_of, topic_of, unescaped};
 use crate::codec::primitive::{FIELD_BYTES_MAX, VARINT_MAX, put_varint, varint_len};
-use crate::codec::property::{self, id, put_field, put_flag, put_four, put_user_property};
+use crate::codec::property::{self, id, put_field, put_flag, put_four, put_two, put_user_property};
 use crate::codec::publish::first_byte;
 
 /// The format of wire classes of this protocol.
@@ -40,9 +40,20 @@ pub(crate) struct Copy<'a> {
     pub packet_id: u16,
     /// What is left of the time to live.
     pub ttl_ms: Option<u64>,
+    pub alias: Alias,
     /// As in [`Wire::identifiers`].
     pub identifiers: &'a [u32],
     pub deaths: &'a [Death],
+}
+
+/// The topic alias of one copy [MQTT 5.0 3.3.2.3.4].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alias {
+    None,
+    /// The receiver learns it.
+    New(u16),
+    /// It stands for the topic.
+    Known(u16),
 }
 
 /// Why a copy cannot be sent to this receiver.
@@ -67,6 +78,7 @@ pub(crate) fn encode(wire: &Wire, publish: &PublishRef<'_>, run: &mut Run) {
         dup: false,
         packet_id: 0,
         ttl_ms: publish.header.ttl_ms,
+        alias: Alias::None,
         identifiers: &wire.identifiers,
         deaths: &[],
     };
@@ -94,6 +106,7 @@ pub(crate) fn put_publish(
     copy: &Copy<'_>,
 ) -> Result<usize, Unsendable> {
     let topic = topic_of(publish.address).ok_or(Unsendable::NoTopic)?;
+    let topic = if matches!(copy.alias, Alias::Known(_)) { "" } else { &*topic };
     let topic_len = u16::try_from(topic.len()).map_err(|_| Unsendable::NoTopic)?;
     let retain = match publish.header.retain {
         Retain::No => false,
@@ -123,7 +136,7 @@ pub(crate) fn put_publish(
         out.put_u16(copy.packet_id);
     }
     if copy.has_properties {
-        outgoing.write(out, copy.identifiers);
+        outgoing.write(out, copy);
     }
     out.extend_from_slice(publish.body);
     Ok(patch)
@@ -158,6 +171,7 @@ impl<'a> Outgoing<'a> {
             && copy.ttl_ms.is_none()
             && copy.identifiers.is_empty()
             && copy.deaths.is_empty()
+            && copy.alias == Alias::None
             && !publish.header.text;
         if plain { Self::default() } else { Self::measured(publish, copy) }
     }
@@ -175,7 +189,9 @@ impl<'a> Outgoing<'a> {
         put_deaths(&mut outgoing.built, copy.deaths);
         let original: usize = outgoing.end_to_end().map(<[u8]>::len).sum();
         let identifiers: usize = subscription_ids(copy.identifiers).map(|id| 1 + varint_len(id)).sum();
-        outgoing.len = outgoing.expiry.map_or(0, |_| 5) + original + identifiers + outgoing.built.len();
+        let alias = if copy.alias == Alias::None { 0 } else { 3 };
+        let expiry = outgoing.expiry.map_or(0, |_| 5);
+        outgoing.len = expiry + original + alias + identifiers + outgoing.built.len();
         outgoing
     }
 
@@ -188,7 +204,7 @@ impl<'a> Outgoing<'a> {
     }
 
     #[inline]
-    fn write(&self, out: &mut BytesMut, identifiers: &[u32]) {
+    fn write(&self, out: &mut BytesMut, copy: &Copy<'_>) {
         put_varint(out, self.len);
         if self.len == 0 {
             return;
@@ -199,7 +215,10 @@ impl<'a> Outgoing<'a> {
         for part in self.end_to_end() {
             out.extend_from_slice(part);
         }
-        for number in subscription_ids(identifiers) {
+        if let Alias::New(alias) | Alias::Known(alias) = copy.alias {
+            put_two(out, id::TOPIC_ALIAS, alias);
+        }
+        for number in subscription_ids(copy.identifiers) {
             out.put_u8(id::SUBSCRIPTION_ID);
             put_varint(out, number);
         }

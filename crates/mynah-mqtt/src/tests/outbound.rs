@@ -345,3 +345,35 @@ fn deliveries_before_connack_wait_for_it() {
     pair.agree();
     pair.expect("20 02 00 00  32 05 00 01 61 00 01");
 }
+
+#[test]
+fn topic_aliases_are_used_as_far_as_the_receiver_takes_them() {
+    // [MQTT-3.1.2-26, MQTT-3.1.2-27]
+    let mut pair = Pair::open_with(Version::V5, MqttConfig::default(), &[0x22, 0, 1]);
+    pair.host.take_wire();
+    pair.send("82 09 00 01 02 0b 05 00 01 23 01");
+    assert_eq!(pair.texts(), ["attach 1 topic # Connection settled=true Socket"]);
+    pair.agree();
+    pair.expect("90 04 00 01 00 01");
+    let now = pair.now;
+    let of = |topic, guarantee: Guarantee| Delivery {
+        settled: true,
+        ..delivery(ConsumerId(1), 0, message(topic, guarantee, b"x", now))
+    };
+    let (zero, two) = (Guarantee::AtMostOnce, Guarantee::ExactlyOnce);
+    pair.deliver(vec![of("ab", zero), of("ab", two), of("cd", zero), of("ab", zero)]);
+    pair.expect(
+        "30 0b 00 02 61 62 05 23 00 01 0b 05 78
+         32 0b 00 00 00 01 05 23 00 01 0b 05 78
+         30 08 00 02 63 64 02 0b 05 78
+         30 09 00 00 05 23 00 01 0b 05 78",
+    );
+    // Nobody is to be settled, and what comes after the end of the subscription is not sent.
+    pair.send("40 02 00 01");
+    pair.expect_calls(&[]);
+    pair.send("a2 06 00 02 00 00 01 23");
+    pair.agree();
+    pair.expect("b0 04 00 02 00 00");
+    pair.deliver(vec![of("ab", zero)]);
+    pair.expect("");
+}
