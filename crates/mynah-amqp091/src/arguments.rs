@@ -114,7 +114,7 @@ pub(crate) fn queue_spec(
         max_messages: subject.number("x-max-length")?,
         max_bytes: subject.number("x-max-length-bytes")?,
         overflow,
-        max_message_bytes: None,
+        max_message_bytes: subject.number("x-max-message-bytes")?,
         max_priority,
         delivery_limit: delivery_limit(&subject)?,
         single_active_consumer,
@@ -193,6 +193,7 @@ mod tests {
             ("x-expires", Value::I32(2000)),
             ("x-max-length", Value::U8(3)),
             ("x-max-length-bytes", Value::I64(4)),
+            ("x-max-message-bytes", Value::I32(5)),
             ("x-overflow", Value::from("reject-publish")),
             ("x-dead-letter-exchange", Value::from("")),
             ("x-dead-letter-routing-key", Value::from("dead")),
@@ -210,6 +211,7 @@ mod tests {
             expires: Some(Duration::from_secs(2)),
             max_messages: Some(3),
             max_bytes: Some(4),
+            max_message_bytes: Some(5),
             overflow: Overflow::RejectPublish,
             dead_letter_exchange: Some("".into()),
             dead_letter_key: Some("dead".into()),
@@ -220,7 +222,7 @@ mod tests {
             ..QueueSpec::default()
         };
         assert_eq!(found, expected);
-        assert_eq!(found.arguments.len(), 13);
+        assert_eq!(found.arguments.len(), 14);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(crate) struct Channel {
     pub(crate) shared_prefetch: u16,
     /// Deliveries that use the shared prefetch.
     pub(crate) prefetched: u32,
+    /// Which of a queue's consumers was shown a delivery last, while they share a prefetch.
+    pub(crate) turn: usize,
     /// `channel.flow`: whether the client wants deliveries.
     pub(crate) active: bool,
     /// The delivery tag given last.
@@ -57,6 +59,7 @@ impl Channel {
             prefetch: 0,
             shared_prefetch: 0,
             prefetched: 0,
+            turn: 0,
             active: true,
             delivered: 0,
             unsettled: Unsettled::default(),

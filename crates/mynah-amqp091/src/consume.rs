@@ -7,7 +7,7 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use mynah_core::hash::Seed;
+use mynah_core::hash::{FastMap, Seed};
 use mynah_core::protocol::{Change, CreditMode, End, From, Host, Source};
 use mynah_core::queue::QueueSpec;
 use mynah_core::{ConsumerId, Delivery, Outcome};
@@ -49,6 +49,8 @@ pub(crate) struct Consumer {
     pub(crate) getter: bool,
     pub(crate) exclusive: bool,
     pub(crate) priority: i32,
+    /// Its place among the channel's consumers: the number it began with, which its replacements inherit.
+    pub(crate) order: u32,
     /// The prefetch that was in force when it began.
     pub(crate) prefetch: u16,
     pub(crate) credit: CreditMode,
@@ -95,7 +97,9 @@ impl Amqp091Connection {
         } else {
             self.channel_queue(number, consume.queue)?.into()
         };
+        let id = ConsumerId(next(&mut self.last_consumer));
         let Some(channel) = self.channels.get_mut(&number) else { return Ok(()) };
+        let leads = leads(channel, &self.consumers, &queue, id.0);
         let consumer = Consumer {
             channel: number,
             tag: Arc::clone(&tag),
@@ -105,11 +109,11 @@ impl Amqp091Connection {
             getter: false,
             exclusive: consume.exclusive,
             priority,
+            order: id.0,
             prefetch: channel.prefetch,
-            credit: credit(channel, channel.prefetch, consume.no_ack),
+            credit: credit(channel, channel.prefetch, consume.no_ack, leads),
             unsettled: 0,
         };
-        let id = ConsumerId(next(&mut self.last_consumer));
         channel.tags.insert((*tag).into(), id);
         let asked = Asked::Consume { consumer: id };
         if direct_reply {
@@ -181,8 +185,13 @@ impl Amqp091Connection {
         if !keep_unsettled {
             self.consumers.remove(&id);
         }
+        let shared = channel.shared_prefetch > 0;
         let ticket = self.ask(number, (60, 30), no_wait, Asked::Cancel { tag: tag.into() });
         host.detach(ticket, id, End { forget: false, keep_unsettled });
+        if shared {
+            // Another one of the queue may have to take the lead.
+            self.renew_credit(number, host);
+        }
     }
 
     /// The queue of a consumer is gone.
@@ -212,14 +221,15 @@ impl Amqp091Connection {
         });
         let mut tickets = Vec::new();
         for current in channel.tags.values().copied().collect::<Vec<_>>() {
-            let Some(old) = self.consumers.get_mut(&current).filter(|consumer| consumer.state == State::Live)
+            let Some(old) = self.consumers.get(&current).filter(|consumer| consumer.state == State::Live)
             else {
                 continue;
             };
-            let credit = credit(channel, old.prefetch, old.no_ack);
-            if old.credit == credit {
+            let leads = leads(channel, &self.consumers, &old.queue, old.order);
+            let credit = credit(channel, old.prefetch, old.no_ack, leads);
+            let Some(old) = self.consumers.get_mut(&current).filter(|old| old.credit != credit) else {
                 continue;
-            }
+            };
             let renewed = Consumer { credit, unsettled: 0, ..old.clone() };
             old.state = State::Replaced;
             let keep_unsettled = old.unsettled > 0;
@@ -260,7 +270,9 @@ impl Amqp091Connection {
             channel.held.push_back(delivery);
             return;
         }
-        put_delivery(channel, consumer, &delivery, self.frame_max, host);
+        let Some(consumer) = self.consumers.get(&delivery.consumer) else { return };
+        let tag = turn(channel, &self.consumers, consumer);
+        put_delivery(channel, consumer.channel, &tag, &delivery, self.frame_max, host);
     }
 
     /// Sends held deliveries as far as that is allowed now.
@@ -275,7 +287,8 @@ impl Amqp091Connection {
                 return;
             }
             if let Some(delivery) = channel.held.pop_front() {
-                put_delivery(channel, consumer, &delivery, self.frame_max, host);
+                let tag = turn(channel, &self.consumers, consumer);
+                put_delivery(channel, number, &tag, &delivery, self.frame_max, host);
             }
         }
     }
@@ -322,16 +335,40 @@ fn priority(arguments: Table<'_>) -> Result<i32, Fault> {
 }
 
 /// How many deliveries may be under way to a consumer.
-fn credit(channel: &Channel, prefetch: u16, no_ack: bool) -> CreditMode {
+fn credit(channel: &Channel, prefetch: u16, no_ack: bool, leads: bool) -> CreditMode {
     if !channel.active {
         return CreditMode::Window(0);
     }
     match (prefetch, channel.shared_prefetch) {
         _ if no_ack => CreditMode::Socket,
+        (_, 1..) if !leads => CreditMode::Window(0),
         (0, 0) => CreditMode::Socket,
         (one, 0) | (0, one) => CreditMode::Window(u32::from(one)),
         (own, shared) => CreditMode::Window(u32::from(own.min(shared))),
     }
+}
+
+/// Whether it is the first of the channel's consumers of its queue. With a shared prefetch the first takes the messages for
+/// all of them, so that the queue gives no more than the channel may have.
+fn leads(channel: &Channel, consumers: &FastMap<ConsumerId, Consumer>, queue: &str, order: u32) -> bool {
+    let mut others = channel.tags.values().filter_map(|id| consumers.get(id));
+    !others.any(|other| !other.no_ack && *other.queue == *queue && other.order < order)
+}
+
+/// The tag a delivery is shown under: with a shared prefetch the consumers of a queue take turns.
+fn turn(channel: &mut Channel, consumers: &FastMap<ConsumerId, Consumer>, consumer: &Consumer) -> Arc<str> {
+    let own = Arc::clone(&consumer.tag);
+    if channel.shared_prefetch == 0 || consumer.no_ack || channel.tags.len() < 2 {
+        return own;
+    }
+    let live =
+        |other: &&Consumer| other.state == State::Live && !other.no_ack && other.queue == consumer.queue;
+    let mut others: Vec<&Consumer> =
+        channel.tags.values().filter_map(|id| consumers.get(id)).filter(live).collect();
+    others.sort_unstable_by_key(|other| other.order);
+    channel.turn = channel.turn.wrapping_add(1);
+    let at = channel.turn.checked_rem(others.len());
+    at.and_then(|at| others.get(at)).map_or(own, |other| Arc::clone(&other.tag))
 }
 
 fn may_send(channel: &Channel, consumer: &Consumer) -> bool {
@@ -341,7 +378,8 @@ fn may_send(channel: &Channel, consumer: &Consumer) -> bool {
 
 fn put_delivery(
     channel: &mut Channel,
-    consumer: &Consumer,
+    number: u16,
+    consumer: &str,
     delivery: &Delivery,
     frame_max: usize,
     host: &mut dyn Host,
@@ -354,7 +392,6 @@ fn put_delivery(
     let (exchange, key) = exchange_and_key(&delivery.message.address);
     let wire = host.wire();
     let redelivered = delivery.redelivered;
-    Response::BasicDeliver { consumer: &consumer.tag, tag, redelivered, exchange, key: &key }
-        .put(wire, consumer.channel);
-    deliver::put_content(wire, consumer.channel, frame_max, &delivery.message, delivery.attempts);
+    Response::BasicDeliver { consumer, tag, redelivered, exchange, key: &key }.put(wire, number);
+    deliver::put_content(wire, number, frame_max, &delivery.message, delivery.attempts);
 }

@@ -54,6 +54,7 @@ impl Amqp091Connection {
             getter: true,
             exclusive: false,
             priority: 0,
+            order: id.0,
             prefetch: 0,
             credit: CreditMode::Granted,
             unsettled: 0,

@@ -32,6 +32,9 @@ const CAPABILITIES: [&str; 8] = [
 pub(crate) struct Capabilities {
     pub(crate) cancel_notify: bool,
     pub(crate) failure_close: bool,
+    /// Not said but known: py-amqp, under kombu and celery, takes any broker that is not RabbitMQ to follow the letter of the
+    /// specification, in which `basic.qos` without `global` is for the whole channel at once.
+    pub(crate) shares_prefetch: bool,
 }
 
 impl Amqp091Connection {
@@ -100,16 +103,16 @@ impl Amqp091Connection {
         response: &[u8],
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
+        self.capabilities.shares_prefetch =
+            properties.get("product").is_some_and(|product| product.as_str() == Some("py-amqp"));
         if let Some(Value::Map(capabilities)) = properties.get("capabilities") {
             let has = |name: &str| {
                 capabilities
                     .iter()
                     .any(|(key, value)| key.as_str() == Some(name) && value.as_bool() == Some(true))
             };
-            self.capabilities = Capabilities {
-                cancel_notify: has("consumer_cancel_notify"),
-                failure_close: has("authentication_failure_close"),
-            };
+            self.capabilities.cancel_notify = has("consumer_cancel_notify");
+            self.capabilities.failure_close = has("authentication_failure_close");
         }
         if let Some(name) = properties.get("connection_name") {
             self.client_name = clipped(name.as_str().unwrap_or_default()).into();

@@ -20,6 +20,7 @@ impl Amqp091Connection {
         if size != 0 {
             return Err(Fault::new(Code::NotImplemented, format!("prefetch_size!=0 ({size})")));
         }
+        let global = global || self.capabilities.shares_prefetch;
         let Some(channel) = self.channels.get_mut(&number) else { return Ok(()) };
         if global {
             channel.shared_prefetch = count;

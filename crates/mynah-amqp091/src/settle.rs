@@ -254,11 +254,23 @@ impl Amqp091Connection {
     pub(crate) fn release(&mut self, number: u16, channel: &mut Channel, host: &mut dyn Host) {
         let mut taken = Vec::new();
         channel.unsettled.take_through(0, &mut taken);
-        if let Some(transaction) = channel.transaction.take() {
+        taken.extend(channel.held.iter().filter(|held| !held.settled).map(|held| {
+            // Never sent, so without a tag of the channel.
+            Entry::new(0, held.tag, held.consumer, false)
+        }));
+        if let Some(mut transaction) = channel.transaction.take() {
             self.forget_transaction(&transaction, host);
+            taken.append(&mut transaction.settled);
         }
         channel.held.clear();
         self.forget_getters(channel);
+        // Those that go on take theirs back by being detached; those that ended before only settle.
+        let ended = |entry: &Entry| {
+            let consumer = self.consumers.get(&entry.consumer);
+            consumer.is_some_and(|consumer| matches!(consumer.state, State::Ended | State::Replaced))
+        };
+        taken.retain(ended);
+        self.tell(&taken, &Outcome::Released, None, host);
         let ended: Vec<ConsumerId> = self
             .consumers
             .iter()

@@ -1,4 +1,4 @@
-use mynah_core::protocol::{Notice, RefusalKind};
+use mynah_core::protocol::{CreditMode, Notice, RefusalKind};
 use mynah_core::{ConsumerId, Delivery, Value};
 
 use super::{NONE, Pair, delivery};
@@ -136,15 +136,45 @@ fn a_shared_prefetch_holds_deliveries_back() {
     pair.done(1, Request::BasicQos { prefetch_size: 0, prefetch_count: 2, global: true });
     let one = pair.consumer(1, "c", false);
     let two = pair.consumer(1, "d", false);
-    pair.deliver(delivery(one, 1, false));
-    pair.deliver(delivery(two, 1, false));
-    pair.deliver(delivery(one, 2, false));
-    pair.deliver(delivery(two, 2, false));
-    assert_eq!(tags(&mut pair), [1, 2]);
+    let credit = |pair: &Pair, id| pair.connection.consumers[&id].credit;
+    // The first takes the messages for both, so that the queue gives no more than the channel may have.
+    assert_eq!(credit(&pair, one), CreditMode::Window(2));
+    assert_eq!(credit(&pair, two), CreditMode::Window(0));
+    for tag in 1..=4 {
+        pair.deliver(delivery(one, tag, false));
+    }
+    let wire = pair.wire();
+    assert!(
+        wire[0].contains("consumer: \"d\", tag: 1") && wire[3].contains("consumer: \"c\", tag: 2"),
+        "they take turns"
+    );
+    assert_eq!(wire.len(), 6, "no more than two");
     pair.request(1, ack(1, false));
     assert_eq!(tags(&mut pair), [3]);
     pair.request(1, ack(3, true));
     assert_eq!(tags(&mut pair), [4]);
+    pair.calls();
+    pair.request(1, Request::BasicCancel { tag: "c", no_wait: false });
+    let calls = pair.agree();
+    assert_eq!(calls[0], "detach 1 End { forget: false, keep_unsettled: true }");
+    assert_eq!(
+        calls[2], "attach 3 queue q create=false settled=false Window(2)",
+        "the second takes the lead"
+    );
+}
+
+#[test]
+fn a_channel_that_ends_releases_for_consumers_that_ended_before() {
+    let mut pair = Pair::open();
+    let id = pair.consumer(1, "c", false);
+    pair.deliver(delivery(id, 1, false));
+    pair.done(1, Request::BasicCancel { tag: "c", no_wait: false });
+    pair.calls();
+    pair.request(1, Request::ChannelClose { code: 200, text: "", class: 0, method: 0 });
+    assert_eq!(
+        pair.calls(),
+        ["settle 1 [1] Released", "detach 1 End { forget: false, keep_unsettled: false }"]
+    );
 }
 
 #[test]
