@@ -55,7 +55,13 @@ fn argument(spec: &mut QueueSpec, name: &str, value: &str) -> Result<bool, Fault
         "x-max-length-bytes" => spec.max_bytes = Some(count()?),
         "x-max-message-bytes" => spec.max_message_bytes = Some(count()?),
         "x-max-priority" => spec.max_priority = Some(parsed(name, value, "a number from 0 to 255")?),
-        "x-delivery-limit" => spec.delivery_limit = Some(parsed(name, value, "a number, 0 for no limit")?),
+        // As in 0-9-1: so many failed attempts are forgiven, and a negative number switches it off. The core counts attempts.
+        "x-delivery-limit" => {
+            let limit: i64 = parsed(name, value, "a number, -1 for no limit")?;
+            let attempts =
+                u32::try_from(limit).map_or(if limit < 0 { 0 } else { u32::MAX }, |n| n.saturating_add(1));
+            spec.delivery_limit = Some(attempts);
+        }
         "x-single-active-consumer" => spec.single_active_consumer = flag(name, value)?,
         "x-overflow" => {
             spec.overflow = match value.trim() {
@@ -125,7 +131,7 @@ mod tests {
             ("x-expires", "1800000"),
             ("x-max-priority", "9"),
             ("x-overflow", "reject-publish-dlx"),
-            ("x-delivery-limit", "0"),
+            ("x-delivery-limit", "-1"),
             ("x-single-active-consumer", "true"),
             ("x-dead-letter-exchange", ""),
             ("x-dead-letter-routing-key", "dead"),
