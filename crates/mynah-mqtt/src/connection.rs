@@ -200,6 +200,7 @@ impl MqttConnection {
     /// The broker has to answer first. In 5.0 it is the receive maximum that bounds publishes.
     fn is_blocked(&self) -> bool {
         self.subscriptions.is_blocked()
+            || self.inbound.is_blocked()
             || (!self.version.has_properties()
                 && self.inbound.unanswered() >= u64::from(self.config.receive_max))
     }

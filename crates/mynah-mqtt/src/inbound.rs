@@ -18,6 +18,9 @@ use crate::reason::{self, Fault, Reason};
 use crate::translate;
 use crate::version::Version;
 
+/// Confirms held back for their order before reading stops.
+const HELD_MAX: usize = 1024;
+
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
     /// Publishes given to the broker with a ticket, ever.
@@ -44,6 +47,11 @@ impl Inbound {
     /// Publishes without an answer of the broker.
     pub(crate) fn unanswered(&self) -> u64 {
         self.asked - self.answered
+    }
+
+    /// Too many confirms wait for the broker's answers to earlier publishes.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.held.len() >= HELD_MAX)
     }
 
     /// Publishes that count against our receive maximum.

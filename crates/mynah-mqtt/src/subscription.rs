@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use mynah_core::hash::FastMap;
 use mynah_core::limits::TOPIC_WORDS_MAX;
 use mynah_core::protocol::{CreditMode, End, From, Holder, Host, Reply, Retained, Source};
 use mynah_core::{ConsumerId, Filter, Guarantee, Segment, Wire};
@@ -27,6 +28,9 @@ const EXCHANGE: &str = "$exchange/";
 
 /// Subscriptions kept in a list; more are kept in a map. Most connections have a few.
 const FEW: usize = 16;
+
+/// Bytes of all filters of one connection.
+const FILTER_BYTES_MAX: usize = 16 << 20;
 
 /// SUBSCRIBE and UNSUBSCRIBE packets waiting for the broker before reading stops.
 const PENDING_MAX: usize = 64;
@@ -48,19 +52,24 @@ pub(crate) struct Subscriptions {
     last_consumer: u32,
     last_sequence: u32,
     pending: Vec<Pending>,
-    /// By number.
-    own: Vec<OwnConsumer>,
+    own: Option<Box<Own>>,
+    /// Of all filters.
+    bytes: usize,
 }
 
 /// A consumer whose deliveries do not say by which subscription they came: a member of a group, a consumer of a queue,
 /// and every one of a client that takes topic aliases.
 #[derive(Debug)]
 pub(crate) struct OwnConsumer {
-    consumer: ConsumerId,
     pub wire: Wire,
     /// The queue was named: what is sent has the guarantee that was asked for, whatever the publisher's, because it is the
     /// consumer that settles. In a group it is the lower of the two [MQTT-3.8.4-8].
     pub named: bool,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    by_number: FastMap<u32, OwnConsumer>,
 }
 
 #[derive(Debug)]
@@ -77,8 +86,8 @@ struct Pending {
     waiting: u32,
     /// A code for each filter, in order.
     codes: Vec<u8>,
-    /// Consumers by place in the packet; they are forgotten if they were made for this packet and are refused.
-    consumers: Vec<(u32, bool)>,
+    /// Filters that were new, by place in the packet; they are forgotten if they are refused.
+    made: Vec<Option<Box<str>>>,
 }
 
 impl Subscriptions {
@@ -92,6 +101,13 @@ impl Subscriptions {
     }
 
     fn insert(&mut self, filter: &str, subscription: Subscription) {
+        if self.get(filter).is_none() {
+            self.bytes += filter.len();
+        }
+        if self.few.is_empty() {
+            // Most clients have one subscription; a vector would start with room for four.
+            self.few.reserve_exact(1);
+        }
         if self.many.is_none() && self.few.len() >= FEW && self.get(filter).is_none() {
             let by_filter = std::mem::take(&mut self.few).into_iter().collect();
             self.many = Some(Box::new(Many { by_filter }));
@@ -106,40 +122,30 @@ impl Subscriptions {
     }
 
     fn remove(&mut self, filter: &str) -> Option<Subscription> {
-        if let Some(many) = &mut self.many {
-            return many.by_filter.remove(filter);
+        let removed = if let Some(many) = &mut self.many {
+            many.by_filter.remove(filter)?
+        } else {
+            let at = self.few.iter().position(|(known, _)| &**known == filter)?;
+            self.few.swap_remove(at).1
+        };
+        self.bytes = self.bytes.saturating_sub(filter.len());
+        if let Some(own) = &mut self.own {
+            own.by_number.remove(&removed.consumer);
         }
-        let at = self.few.iter().position(|(known, _)| &**known == filter)?;
-        Some(self.few.swap_remove(at).1)
+        Some(removed)
     }
 
     pub(crate) fn own_consumer(&self, consumer: ConsumerId) -> Option<&OwnConsumer> {
-        let at = self.own.binary_search_by_key(&consumer, |known| known.consumer).ok()?;
-        self.own.get(at)
+        self.own.as_ref()?.by_number.get(&consumer.0)
     }
 
-    fn add_own(&mut self, consumer: OwnConsumer) {
-        match self.own.binary_search_by_key(&consumer.consumer, |known| known.consumer) {
-            Ok(at) => {
-                if let Some(known) = self.own.get_mut(at) {
-                    *known = consumer;
-                }
-            }
-            Err(at) => self.own.insert(at, consumer),
-        }
-    }
-
-    fn remove_own(&mut self, consumer: u32) {
-        if let Ok(at) = self.own.binary_search_by_key(&ConsumerId(consumer), |known| known.consumer) {
-            self.own.remove(at);
-        }
-    }
-
+    /// Rare: looks at all of them. A refused filter is removed by its name.
     pub(crate) fn remove_consumer(&mut self, consumer: u32) {
-        self.remove_own(consumer);
-        self.few.retain(|(_, subscription)| subscription.consumer != consumer);
-        if let Some(many) = &mut self.many {
-            many.by_filter.retain(|_, subscription| subscription.consumer != consumer);
+        let few = self.few.iter().map(|(filter, subscription)| (filter, subscription));
+        let many = self.many.iter().flat_map(|many| many.by_filter.iter());
+        let found = few.chain(many).find(|(_, subscription)| subscription.consumer == consumer);
+        if let Some(filter) = found.map(|(filter, _)| filter.clone()) {
+            self.remove(&filter);
         }
     }
 
@@ -241,7 +247,7 @@ impl MqttConnection {
         let known = self.subscriptions.get(filter);
         let mut refuse = |reason| {
             pending.codes.push(reason::suback_code(reason, self.version));
-            pending.consumers.push((0, false));
+            pending.made.push(None);
         };
         let target = match Target::parse(filter) {
             Ok(target) => target,
@@ -250,7 +256,9 @@ impl MqttConnection {
                 return Ok(());
             }
         };
-        if known.is_none() && self.subscriptions.len() >= self.config.subscriptions_max {
+        let full = self.subscriptions.len() >= self.config.subscriptions_max
+            || self.subscriptions.bytes + filter.len() > FILTER_BYTES_MAX;
+        if known.is_none() && full {
             refuse(Reason::QUOTA_EXCEEDED);
             return Ok(());
         }
@@ -264,7 +272,7 @@ impl MqttConnection {
         let subscription = Subscription { consumer, identifier, options: options.encode() };
         let ticket = pending.next_ticket(TicketKind::Attach)?;
         pending.codes.push(qos(options.guarantee));
-        pending.consumers.push((consumer, known.is_none()));
+        pending.made.push(known.is_none().then(|| filter.into()));
         self.subscriptions.insert(filter, subscription);
         let retained = match options.retain_handling {
             RetainHandling::Always => Retained::Always,
@@ -298,7 +306,8 @@ impl MqttConnection {
         let alone = direct && self.aliases.is_some();
         if alone || !matches!(target, Target::Topic(_)) {
             let named = matches!(target, Target::Queue(_));
-            self.subscriptions.add_own(OwnConsumer { consumer, wire: wire.clone(), named });
+            let own = OwnConsumer { wire: wire.clone(), named };
+            self.subscriptions.own.get_or_insert_default().by_number.insert(consumer.0, own);
         }
         match target {
             Target::Topic(filter) => {
@@ -357,7 +366,6 @@ impl MqttConnection {
             match self.subscriptions.remove(filter) {
                 Some(known) => {
                     let ticket = pending.next_ticket(TicketKind::Detach)?;
-                    self.subscriptions.remove_own(known.consumer);
                     pending.codes.push(Reason::SUCCESS.0);
                     // What is in flight is still completed [MQTT-3.10.4-3].
                     let end = End { forget: true, keep_unsettled: true };
@@ -365,7 +373,7 @@ impl MqttConnection {
                 }
                 None => pending.codes.push(Reason::NO_SUBSCRIPTION_EXISTED.0),
             }
-            pending.consumers.push((0, false));
+            pending.made.push(None);
         }
         self.finish(pending, host);
         Ok(())
@@ -374,7 +382,7 @@ impl MqttConnection {
     fn begin(&mut self, id: u16, unsubscribe: bool) -> Pending {
         let sequence = self.subscriptions.last_sequence.wrapping_add(1);
         self.subscriptions.last_sequence = sequence;
-        Pending { sequence, id, unsubscribe, waiting: 0, codes: Vec::new(), consumers: Vec::new() }
+        Pending { sequence, id, unsubscribe, waiting: 0, codes: Vec::new(), made: Vec::new() }
     }
 
     /// Answers at once if nothing is left to wait for.
@@ -415,10 +423,10 @@ impl MqttConnection {
         if let (Some(code), Some(known)) = (code, pending.codes.get_mut(place)) {
             *known = code;
         }
-        let made = pending.consumers.get(place).copied();
+        let made = pending.made.get_mut(place).and_then(Option::take);
         let done = pending.waiting == 0;
-        if let (Reply::Refused(_), Some((consumer, true))) = (reply, made) {
-            self.subscriptions.remove_consumer(consumer);
+        if let (Reply::Refused(_), Some(filter)) = (reply, made) {
+            self.subscriptions.remove(&filter);
         }
         if done {
             let pending = self.subscriptions.pending.remove(at);
