@@ -55,13 +55,7 @@ fn argument(spec: &mut QueueSpec, name: &str, value: &str) -> Result<bool, Fault
         "x-max-length-bytes" => spec.max_bytes = Some(count()?),
         "x-max-message-bytes" => spec.max_message_bytes = Some(count()?),
         "x-max-priority" => spec.max_priority = Some(parsed(name, value, "a number from 0 to 255")?),
-        // As in 0-9-1: so many failed attempts are forgiven, and a negative number switches it off. The core counts attempts.
-        "x-delivery-limit" => {
-            let limit: i64 = parsed(name, value, "a number, -1 for no limit")?;
-            let attempts =
-                u32::try_from(limit).map_or(if limit < 0 { 0 } else { u32::MAX }, |n| n.saturating_add(1));
-            spec.delivery_limit = Some(attempts);
-        }
+        "x-delivery-limit" => spec.delivery_limit = Some(attempts(name, value)?),
         "x-single-active-consumer" => spec.single_active_consumer = flag(name, value)?,
         "x-overflow" => {
             spec.overflow = match value.trim() {
@@ -98,6 +92,16 @@ fn argument_value(text: &str) -> Value {
 
 fn parsed<T: FromStr>(name: &str, value: &str, expected: &str) -> Result<T, Fault> {
     number(value).ok_or_else(|| Fault::bad_value(name, value, expected))
+}
+
+/// As in 0-9-1: so many failed attempts are forgiven, and a negative number switches it off. The core counts attempts, and 0
+/// is no limit.
+fn attempts(name: &str, value: &str) -> Result<u32, Fault> {
+    let negative = value.trim().strip_prefix('-').and_then(number::<u32>).is_some();
+    if negative {
+        return Ok(0);
+    }
+    parsed(name, value, "a number, -1 for no limit").map(|limit: u32| limit.saturating_add(1))
 }
 
 fn flag(name: &str, value: &str) -> Result<bool, Fault> {
@@ -147,6 +151,7 @@ mod tests {
         assert_eq!(spec.expires, Some(Duration::from_secs(1800)));
         assert_eq!((spec.max_priority, spec.overflow), (Some(9), Overflow::DeadLetter));
         assert_eq!((spec.delivery_limit, spec.single_active_consumer), (Some(0), true));
+        assert_eq!(attempts("x-delivery-limit", "3").ok(), Some(4));
         assert_eq!(spec.dead_letter_exchange.as_deref(), Some(""));
         assert_eq!(spec.dead_letter_key.as_deref(), Some("dead"));
         assert!(spec.auto_delete);
