@@ -48,8 +48,7 @@ def test_queue_length(broker, client, fresh, reader):
     assert (dead.body, dead.death.cause, dead.death.queue, dead.death.count) == (b"0", "queue-length", queue, 1)
 
 
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("sender", ("mqtt5", "stomp", "amqp10", "amqp091"))
+@pytest.mark.parametrize("sender, reader", [(s, "amqp091") for s in READERS] + [("amqp091", r) for r in READERS[:-1]])
 def test_message_length(broker, client, fresh, sender, reader):
     queue = fresh("q")
     declare(client, queue, max_message_bytes=1024)
@@ -108,24 +107,41 @@ def test_own_time_to_live_expires_too(broker, client, fresh, sender):
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("sender", ("amqp091", "stomp"))
-def test_no_queue(broker, client, fresh, sender, reader):
+def test_no_queue(broker, client, fresh, reader):
+    """Nobody asked to have it back, so it is not refused. RabbitMQ would drop it; here it is kept."""
     missing = fresh("missing")
     before = sum(broker.counts("mynah.dlq"))
-    boss = client(sender)
-    if sender == "amqp091":
-        # No queue, not mandatory: 0-9-1 confirms it, RabbitMQ drops it; here it is kept.
-        boss.publish("queue", missing, missing.encode())
-    else:
-        with pytest.raises(Refused):
-            boss.publish("existing", missing, missing.encode())
-        return
+    client("amqp091").publish("queue", missing, missing.encode())
     settled(lambda: sum(broker.counts("mynah.dlq")), before + 1, "one more without a queue")
     undertaker = client(reader)
     undertaker.subscribe("queue", "mynah.dlq", ack="client")
     dead = undertaker.receive()
     undertaker.accept(dead)
     assert (dead.body, dead.death.cause, dead.death.queue) == (missing.encode(), "no-queue", missing)
+    assert broker.queue(missing) is None
+
+
+def test_a_queue_that_must_exist_is_not_made_by_sending(broker, client, fresh):
+    """STOMP /amq/queue/<name>: the sender is told."""
+    missing = fresh("missing")
+    with pytest.raises(Refused):
+        client("stomp").publish("existing", missing, b"x")
+    assert broker.queue(missing) is None
+
+
+def test_without_creation_by_use_a_missing_queue_is_a_cause(own_broker, client, fresh):
+    strict = own_broker({"queues": {"auto_create": False, "no_queue_dead_letters": "lost.letters"}})
+    client("amqp091", to=strict).declare_queue("lost.letters")
+    missing = fresh("missing")
+    for sender in ("mqtt311", "mqtt5", "stomp", "amqp091"):
+        try:
+            client(sender, to=strict).publish("queue", missing, sender.encode())
+        except Refused:
+            continue
+    settled(lambda: strict.counts("lost.letters")[0] > 0, True, "kept as dead letters")
+    dead = client("amqp091", to=strict).get("lost.letters")
+    assert (dead.death.cause, dead.death.queue) == ("no-queue", missing)
+    assert strict.queue(missing) is None
 
 
 def test_an_expired_message_without_a_target_is_gone(broker, client, fresh):

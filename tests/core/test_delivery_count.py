@@ -95,7 +95,7 @@ def test_a_requeued_message_goes_back_to_its_place(client, fresh):
 
 
 def test_the_limit_of_the_configuration(own_broker, client, fresh):
-    strict = own_broker({"queues": {"delivery_limit": 1}})
+    strict = own_broker({"queues": {"delivery_limit": 2}})
     queue = fresh("q")
     client("stomp", to=strict).publish("queue", queue, b"poison")
     for _ in range(2):
@@ -103,4 +103,4 @@ def test_the_limit_of_the_configuration(own_broker, client, fresh):
         worker.subscribe("queue", queue)
         worker.receive()
         worker.drop_connection()
-    settled(lambda: strict.counts(f"{queue}.dlq"), (1, 0), "dead after one retry")
+    settled(lambda: strict.counts(f"{queue}.dlq"), (1, 0), "dead after two failed deliveries")

@@ -33,7 +33,8 @@ def got(client, queue, count):
 def test_direct(broker, client, bound, sender):
     exchange, queue = bound("direct", "red")
     boss = client(sender)
-    boss.publish("exchange", f"{exchange}/blue", b"no")
+    # Not confirmed: AMQP 1.0 answers "released" to what finds no queue.
+    boss.publish("exchange", f"{exchange}/blue", b"no", confirm=False)
     boss.publish("exchange", f"{exchange}/red", b"yes")
     settled(lambda: broker.counts(queue), (1, 0), "one")
     assert got(client, queue, 1) == [b"yes", None]
@@ -56,7 +57,9 @@ def test_fanout(broker, client, bound, sender):
 def test_topic(broker, client, bound, sender):
     exchange, queue = bound("topic", "*.critical.#")
     boss = client(sender)
-    for key in ("kern.critical", "kern.critical.disk.full", "critical", "kern.info"):
+    for key in ("critical", "kern.info"):
+        boss.publish("exchange", f"{exchange}/{key}", key.encode(), confirm=False)
+    for key in ("kern.critical", "kern.critical.disk.full"):
         boss.publish("exchange", f"{exchange}/{key}", key.encode())
     settled(lambda: broker.counts(queue), (2, 0), "two match")
     assert got(client, queue, 2) == [b"kern.critical", b"kern.critical.disk.full", None]
@@ -67,9 +70,9 @@ def test_topic(broker, client, bound, sender):
 def test_headers(broker, client, bound, sender, match, matching):
     exchange, queue = bound("headers", arguments={"x-match": match, "colour": "red", "size": "big"})
     boss = client(sender)
+    boss.publish("exchange", f"{exchange}/k", b"none", Props(app={"colour": "blue"}), confirm=False)
+    boss.publish("exchange", f"{exchange}/k", b"one", Props(app={"colour": "red", "size": "small"}), confirm=False)
     boss.publish("exchange", f"{exchange}/k", b"both", Props(app={"colour": "red", "size": "big", "more": "x"}))
-    boss.publish("exchange", f"{exchange}/k", b"one", Props(app={"colour": "red", "size": "small"}))
-    boss.publish("exchange", f"{exchange}/k", b"none", Props(app={"colour": "blue"}))
     settled(lambda: broker.counts(queue), (len(matching), 0), f"x-match {match}")
     assert set(got(client, queue, len(matching))[:-1]) == {name.encode() for name in matching}
 

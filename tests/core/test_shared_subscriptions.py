@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.clients import Nothing
+from support.clients import Nothing, Props
 
 COUNT = 60
 
@@ -41,9 +41,10 @@ def test_a_member_that_goes_leaves_its_unsettled_to_the_others(client, fresh):
     members = [client("mqtt5") for _ in range(2)]
     for member in members:
         member.subscribe("raw", f"$share/{group}/{topic}", ack="client")
+    # Durable, so that it is delivered at least once: what nobody acknowledges has nothing to come back from.
     boss = client("stomp")
     for number in range(10):
-        boss.publish("topic", topic, b"%d" % number)
+        boss.publish("topic", topic, b"%d" % number, Props(durable=True))
     going, staying = members
     held = [going.receive() for _ in range(5)]
     going.drop_connection()

@@ -190,7 +190,8 @@ class Amqp10Client:
         if self.windows.get(link) == "auto":
             link.flow(1)
             self._pump(1)
-        text = lambda value: None if value is None else str(value)
+        # An absent symbol comes out of proton as symbol("None").
+        text = lambda value: None if value is None or str(value) == "None" else str(value)
         props = Props(
             content_type=text(message.content_type),
             correlation_id=_plain(message.correlation_id),
