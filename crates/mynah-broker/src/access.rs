@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::config::{Anonymous, AuthConfig, Password, User};
 use crate::limits::VERIFIED_PASSWORDS_MAX;
+use crate::virtual_host::TOPIC_EXCHANGE;
 
 /// The name of those who did not give one.
 pub const ANONYMOUS: &str = "anonymous";
@@ -120,6 +121,7 @@ impl Access {
         let reserved = match (action, address) {
             // What the broker says about itself, only it says.
             (Action::Publish, AddressRef::Topic(topic)) => topic.starts_with("$SYS/"),
+            (Action::Publish, AddressRef::Exchange { name: TOPIC_EXCHANGE, key }) => key.starts_with("$SYS."),
             // A client's own address is nobody else's to listen to.
             (Action::Consume, AddressRef::Topic(topic)) => topic.starts_with("$P2P/"),
             _ => false,

@@ -10,7 +10,7 @@ use mynah_core::queue::Peeked;
 use mynah_core::{Address, Filter, Message};
 
 use crate::broker::Broker;
-use crate::queues::QueueHandle;
+use crate::queues::{QueueHandle, QueueKind};
 use crate::virtual_host::VirtualHost;
 
 #[derive(Debug, Clone)]
@@ -166,13 +166,18 @@ impl Broker {
         Some(peeked)
     }
 
-    /// Deletes a queue with its messages. Answers how many it had.
+    /// Deletes a queue with its messages; with a session's queue ends the session. Answers how many it had.
     #[must_use]
     pub fn delete_queue(&self, host: &VirtualHost, queue: &str) -> Option<u64> {
         let queue = host.queue(queue)?;
         let now = Instant::now();
         let mut batch = self.own_batch();
-        let messages = host.delete_queue(&mut batch, &queue, now);
+        let messages = match queue.kind {
+            QueueKind::Session => host.delete_session(&mut batch, &queue, now),
+            QueueKind::Plain | QueueKind::Durable | QueueKind::Temporary | QueueKind::Shared => {
+                host.delete_queue(&mut batch, &queue, now)
+            }
+        };
         batch.finish(host, now);
         batch.end();
         Some(messages)

@@ -2,21 +2,25 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use mynah_core::topic_tree::TopicTree;
 use mynah_core::{Filter, Message};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+/// Values whose time is over are taken out when somebody comes across them, and all of them when the store is full.
 #[derive(Debug)]
 pub struct Retained {
     tree: RwLock<TopicTree<Arc<Message>>>,
     messages_max: usize,
+    /// Before this, no value's time will be over that was not looked for; for a full store.
+    sweep_at: Mutex<Option<Instant>>,
 }
 
 impl Retained {
     #[must_use]
     pub fn new(messages_max: usize) -> Self {
-        Self { tree: RwLock::default(), messages_max }
+        Self { tree: RwLock::default(), messages_max, sweep_at: Mutex::default() }
     }
 
     /// Keeps the message as the topic's value; an empty body clears it [MQTT-3.3.1-6]. False if the store is full.
@@ -27,10 +31,40 @@ impl Retained {
             return true;
         }
         if tree.len() >= self.messages_max && tree.get(topic).is_none() {
-            return false;
+            self.sweep(&mut tree, message.received);
+            if tree.len() >= self.messages_max {
+                return false;
+            }
+        }
+        if let Some(at) = message.expires() {
+            let mut sweep_at = self.sweep_at.lock();
+            *sweep_at = Some(sweep_at.map_or(at, |known| known.min(at)));
         }
         tree.insert(topic, Arc::clone(message));
         true
+    }
+
+    /// Takes out all values whose time is over, if there can be any.
+    fn sweep(&self, tree: &mut TopicTree<Arc<Message>>, now: Instant) {
+        let mut sweep_at = self.sweep_at.lock();
+        if sweep_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let (mut over, mut next) = (Vec::new(), None::<Instant>);
+        for filter in ["#", "$SYS/#"].iter().filter_map(|text| Filter::parse(text).ok()) {
+            tree.matching(&filter, &mut |topic, message: &Arc<Message>| {
+                match message.expires() {
+                    Some(at) if at <= now => over.push(topic.to_owned()),
+                    Some(at) => next = Some(next.map_or(at, |known| known.min(at))),
+                    None => {}
+                }
+                ControlFlow::Continue(())
+            });
+        }
+        for topic in over {
+            tree.remove(&topic);
+        }
+        *sweep_at = next;
     }
 
     #[must_use]
@@ -40,14 +74,25 @@ impl Retained {
 
     /// The values whose topics match, with those whose time is over left out.
     #[must_use]
-    pub fn matching(&self, filter: &Filter, now: std::time::Instant) -> Vec<Arc<Message>> {
-        let mut found = Vec::new();
-        self.tree.read().matching(filter, &mut |_, message: &Arc<Message>| {
-            if message.expires().is_none_or(|at| at > now) {
+    pub fn matching(&self, filter: &Filter, now: Instant) -> Vec<Arc<Message>> {
+        let is_over = |message: &Message| message.expires().is_some_and(|at| at <= now);
+        let (mut found, mut over) = (Vec::new(), Vec::new());
+        self.tree.read().matching(filter, &mut |topic, message: &Arc<Message>| {
+            if is_over(message) {
+                over.push(topic.to_owned());
+            } else {
                 found.push(Arc::clone(message));
             }
             ControlFlow::Continue(())
         });
+        if !over.is_empty() {
+            let mut tree = self.tree.write();
+            for topic in over {
+                if tree.get(&topic).is_some_and(|message| is_over(message)) {
+                    tree.remove(&topic);
+                }
+            }
+        }
         found
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use mynah_core::ConsumerId;
 use mynah_core::protocol::{
-    CreditMode, Expiry, Farewell, Opened, Refusal, RefusalKind, Reply, Role, SessionSpec, SessionTerms,
-    Ticket, Will,
+    CreditMode, Expiry, Farewell, Notice, Opened, Refusal, RefusalKind, Reply, Role, SessionSpec,
+    SessionTerms, Ticket, Will,
 };
 use mynah_core::queue::{ConsumerKey, ConsumerTerms, QueueSpec};
 
@@ -18,10 +18,13 @@ use crate::batch::Batch;
 use crate::connections::About;
 use crate::inbox::Inbox;
 use crate::limits::VERIFICATIONS_MAX;
-use crate::queues::QueueKind;
+use crate::queues::{QueueHandle, QueueKind};
 use crate::sessions::{Client, ClientState, PendingOpen, Session};
 use crate::timers::Due;
 use crate::virtual_host::VirtualHost;
+
+/// Before the client's identifier in the name of its session's queue.
+const SESSION_PREFIX: &str = "$session/";
 
 /// Computes a password's hash away from the task that reads sockets, and answers through the inbox.
 pub(super) fn verify_later(host: &ConnectionHost, ticket: Ticket, user: &str, password: &[u8], hash: String) {
@@ -238,7 +241,7 @@ impl VirtualHost {
         state.online = Some(Arc::clone(inbox));
         let present = state.session.is_some();
         if state.session.is_none() && terms.expiry != Expiry::AtEnd {
-            let name = format!("$session/{}", client.id);
+            let name = format!("{SESSION_PREFIX}{}", client.id);
             let spec = QueueSpec { delivery_limit: Some(0), ..QueueSpec::default() };
             let (queue, _) = self.queue_or_create(&name, QueueKind::Session, None, &spec, now);
             let session =
@@ -291,6 +294,36 @@ impl VirtualHost {
         if let Some(session) = state.session.take() {
             self.delete_queue(batch, &session.queue, now);
         }
+    }
+
+    /// An operator ends a session; whoever is connected to it is told to go. Answers how many messages waited.
+    pub(crate) fn delete_session(&self, batch: &mut Batch, queue: &Arc<QueueHandle>, now: Instant) -> u64 {
+        let id = queue.name.strip_prefix(SESSION_PREFIX).unwrap_or_default();
+        let Some(client) = self.clients.get(id).map(|client| Arc::clone(&client)) else {
+            return self.delete_queue(batch, queue, now);
+        };
+        let messages = queue.lock().machine.ready();
+        let mut state = client.lock();
+        if !state.session.as_ref().is_some_and(|session| Arc::ptr_eq(&session.queue, queue)) {
+            return 0;
+        }
+        if let Some(online) = state.online.clone() {
+            self.session_left(batch, &mut state, online.connection(), now);
+            let reason = "an operator has deleted the session".into();
+            if online.push_notice(Notice::Kicked { reason }).wake {
+                batch.touched.push(online);
+            }
+        }
+        self.end_session(batch, &mut state, now);
+        state.ends_at = None;
+        // Its will is due with its session [MQTT-3.1.3-9].
+        state.will_at = None;
+        let will = state.will.take();
+        self.arm_client(&client, &mut state);
+        self.forget_if_idle(&client, &mut state);
+        drop(state);
+        self.send_wills(batch, will, now);
+        messages
     }
 
     fn send_wills(&self, batch: &mut Batch, wills: impl IntoIterator<Item = Box<Will>>, now: Instant) {

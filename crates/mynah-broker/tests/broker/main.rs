@@ -1,0 +1,15 @@
+//! The broker without sockets and protocols: connections are driven as the driver does, in virtual time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "in a test a surprise ends the test"
+)]
+
+mod exchanges;
+mod lab;
+mod queues;
+mod sessions;
+mod subscriptions;
+mod transactions;
