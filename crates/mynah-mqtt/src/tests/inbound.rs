@@ -1,5 +1,4 @@
 use super::*;
-use mynah_core::protocol::Ticket;
 
 #[test]
 fn publishes_of_all_kinds() {
@@ -163,51 +162,19 @@ fn addresses_that_are_no_topics() {
 
 #[test]
 fn properties_travel_as_they_came() {
-    struct Spy(RecordingHost, Vec<(Vec<u8>, Header, mynah_core::Properties)>);
-    impl mynah_core::protocol::Host for Spy {
-        fn wire(&mut self) -> &mut BytesMut {
-            &mut self.0.wire
-        }
-        fn authenticate(&mut self, t: Ticket, c: mynah_core::protocol::Credentials<'_>) {
-            self.0.authenticate(t, c);
-        }
-        fn open(&mut self, t: Ticket, s: mynah_core::protocol::SessionSpec<'_>) {
-            self.0.open(t, s);
-        }
-        fn publish(&mut self, _: Option<Ticket>, publish: &PublishRef<'_>) {
-            let original = publish.original(crate::PROPERTIES).unwrap_or_default().to_vec();
-            self.1.push((original, publish.header, publish.with_properties(Clone::clone)));
-        }
-        fn attach(&mut self, t: Ticket, c: ConsumerId, s: mynah_core::protocol::Source<'_>) {
-            self.0.attach(t, c, s);
-        }
-        fn flow(&mut self, _: ConsumerId, _: u32, _: bool) {}
-        fn settle(
-            &mut self,
-            _: ConsumerId,
-            _: &[DeliveryTag],
-            _: &mynah_core::Outcome,
-            _: Option<mynah_core::TransactionId>,
-        ) {
-        }
-        fn detach(&mut self, _: Ticket, _: ConsumerId, _: mynah_core::protocol::End) {}
-        fn define(&mut self, _: Ticket, _: mynah_core::protocol::Change<'_>) {}
-        fn transact(&mut self, _: Ticket, _: mynah_core::protocol::Step) {}
-        fn park(&mut self, _: Bytes) {}
-        fn close(&mut self, _: mynah_core::protocol::Farewell) {}
-    }
     let properties =
         hex("01 01  02 00 00 00 05  03 00 01 74  08 00 08 24 71 75 65 75 65 2f 72  09 00 02 ff 00
          26 00 01 6b 00 01 76  26 00 01 6b 00 01 77  26 00 0a 6d 65 73 73 61 67 65 2d 69 64 00 01 31");
     let mut packet = vec![0x30, 0, 0, 1, b'a', u8::try_from(properties.len()).unwrap()];
     packet.extend_from_slice(&properties);
     packet[1] = u8::try_from(packet.len() - 2).unwrap();
-    let mut connection = Pair::open(Version::V5).connection;
-    let mut spy = Spy(RecordingHost::default(), Vec::new());
-    connection.handle(Instant::now(), Input::Bytes(&packet), &mut spy).unwrap();
-    let (original, header, decoded) = spy.1.remove(0);
-    assert_eq!(original, properties);
-    assert_eq!((header.ttl_ms, header.text), (Some(5000), true));
+    let mut spy = Spy::default();
+    let now = Instant::now();
+    Pair::open(Version::V5).connection.handle(now, Input::Bytes(&packet), &mut spy).unwrap();
+    let message = spy.messages.remove(0);
+    assert_eq!(message.original(crate::PROPERTIES).unwrap(), &properties);
+    assert_eq!((message.header.ttl_ms, message.header.text), (Some(5000), true));
+    let decoded = message.properties();
     use mynah_core::Value;
     assert_eq!(decoded.content_type.as_deref(), Some("t"));
     assert_eq!(decoded.reply_to, Some(Address::Queue("r".into())));

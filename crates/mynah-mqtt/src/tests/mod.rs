@@ -5,8 +5,10 @@ mod inbound;
 mod login;
 mod outbound;
 mod session;
+mod spy;
 mod strict;
 mod subscription;
+mod through;
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,7 @@ use crate::connection::MqttConnection;
 use crate::reason::Reason;
 use crate::version::Version;
 use crate::{Mqtt, MqttConfig};
+use spy::Spy;
 
 pub(crate) fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
