@@ -1,5 +1,6 @@
 //! Attaching, crediting and detaching consumers.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use mynah_core::protocol::{
@@ -23,11 +24,44 @@ use crate::virtual_host::TOPIC_EXCHANGE;
 pub(crate) enum Consumer {
     /// In the routing table, without a queue.
     Direct {
-        filter: Filter,
+        filter: KeptFilter,
     },
     /// A subscription of the connection's durable session.
     Session,
     Queue(Box<FromQueue>),
+}
+
+/// A filter at rest. Most name one topic, and a split filter is five times its text.
+#[derive(Debug)]
+pub(crate) enum KeptFilter {
+    Topic(Box<str>),
+    Split(Filter),
+}
+
+impl KeptFilter {
+    fn new(filter: &Filter) -> Self {
+        filter
+            .as_topic()
+            .map_or_else(|| Self::Split(filter.clone()), |topic| Self::Topic(topic.into_boxed_str()))
+    }
+
+    pub(crate) fn filter(&self) -> Filter {
+        match self {
+            Self::Topic(topic) => Filter::exact(topic),
+            Self::Split(filter) => filter.clone(),
+        }
+    }
+}
+
+/// Subscribers come in crowds with the same wire class: they share one.
+fn shared_wire(wire: &Wire) -> Arc<Wire> {
+    thread_local! {
+        static LAST: RefCell<Option<Arc<Wire>>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some(known) if **known == *wire => Arc::clone(known),
+        _ => Arc::clone(last.insert(Arc::new(wire.clone()))),
+    })
 }
 
 #[derive(Debug)]
@@ -285,12 +319,12 @@ impl Turn<'_> {
     fn attach_direct(&mut self, id: ConsumerId, source: &Source<'_>, filter: &Filter) -> Attached {
         let host = Arc::clone(&self.host.host);
         let (old, replaced) = match self.consumer(id) {
-            Some(Consumer::Direct { filter }) => (Some(filter.clone()), true),
+            Some(Consumer::Direct { filter }) => (Some(filter.filter()), true),
             _ => (None, self.detach_consumer(id, End { forget: false, keep_unsettled: false })),
         };
-        let wire = source.wire.clone().map(Arc::new);
+        let wire = source.wire.as_ref().map(shared_wire);
         host.subscribe_direct(&self.host.inbox, id, old.as_ref(), filter, wire, source.no_local);
-        self.insert_consumer(id, Consumer::Direct { filter: filter.clone() });
+        self.insert_consumer(id, Consumer::Direct { filter: KeptFilter::new(filter) });
         if wants_retained(source.retained, !replaced) {
             self.send_retained(id, filter, source.wire.as_ref());
         }
@@ -440,7 +474,7 @@ impl Turn<'_> {
         let me = self.host.inbox.connection();
         let host = Arc::clone(&self.host.host);
         match consumer {
-            Consumer::Direct { filter } => host.unsubscribe_direct(me, id, &filter),
+            Consumer::Direct { filter } => host.unsubscribe_direct(me, id, &filter.filter()),
             Consumer::Session => self.forget_session_subscription(id),
             Consumer::Queue(from) => {
                 self.detach_from_queue(id, &from, end.keep_unsettled, false);

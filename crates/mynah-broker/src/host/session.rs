@@ -146,7 +146,7 @@ impl Turn<'_> {
     fn end_consumer(&mut self, id: ConsumerId, consumer: Consumer, failed: bool) {
         match consumer {
             Consumer::Direct { filter } => {
-                self.host.host.unsubscribe_direct(self.host.inbox.connection(), id, &filter);
+                self.host.host.unsubscribe_direct(self.host.inbox.connection(), id, &filter.filter());
             }
             // The session goes on without the connection.
             Consumer::Session => {}
