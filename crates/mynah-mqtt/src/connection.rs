@@ -79,7 +79,7 @@ pub(crate) struct MqttConnection {
     pub(crate) version: Version,
     /// A bridge of mosquitto: its own messages are not sent back, the retain flag is kept.
     pub(crate) bridge: bool,
-    /// The session outlives the connection.
+    /// There is a session that holds subscriptions, and that may outlive the connection.
     pub(crate) durable: bool,
     /// CONNECT had session expiry 0; DISCONNECT must not raise it [MQTT 5.0 3.14.2.2.2].
     pub(crate) ends_with_connection: bool,

@@ -188,7 +188,8 @@ impl MqttConnection {
     }
 
     pub(crate) fn on_opened(&mut self, now: Instant, login: &Login, opened: &Opened, host: &mut dyn Host) {
-        self.durable = opened.expiry != Expiry::AtEnd;
+        // A session that goes on to the end of this connection only is still where its subscriptions are held.
+        self.durable = opened.present || opened.expiry != Expiry::AtEnd;
         self.ends_with_connection = login.expiry_wanted == 0;
         self.keep_alive = match (login.keep_alive, self.config.keep_alive_max) {
             // 3.x cannot be told, so it gets what it asked for.

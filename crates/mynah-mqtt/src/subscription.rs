@@ -42,6 +42,8 @@ struct Subscription {
     identifier: u32,
     /// As in SUBSCRIBE.
     options: u8,
+    /// An earlier connection of the session attached it, this one did not.
+    inherited: bool,
 }
 
 #[derive(Debug, Default)]
@@ -269,7 +271,8 @@ impl MqttConnection {
             },
             |known| known.consumer,
         );
-        let subscription = Subscription { consumer, identifier, options: options.encode() };
+        let options_byte = options.encode();
+        let subscription = Subscription { consumer, identifier, options: options_byte, inherited: false };
         let ticket = pending.next_ticket(TicketKind::Attach)?;
         pending.codes.push(qos(options.guarantee));
         pending.made.push(known.is_none().then(|| filter.into()));
@@ -365,6 +368,10 @@ impl MqttConnection {
         for filter in packet.filters() {
             match self.subscriptions.remove(filter) {
                 Some(known) => {
+                    if known.inherited {
+                        // Only what this connection has attached can it detach.
+                        self.reattach(filter, known, host);
+                    }
                     let ticket = pending.next_ticket(TicketKind::Detach)?;
                     pending.codes.push(Reason::SUCCESS.0);
                     // What is in flight is still completed [MQTT-3.10.4-3].
@@ -438,22 +445,29 @@ impl MqttConnection {
     /// consumers of queues ended with the connection and are attached again, quietly.
     pub(crate) fn resume_subscriptions(&mut self, kept: &[Kept], host: &mut dyn Host) {
         for kept in kept {
-            let subscription =
-                Subscription { consumer: kept.consumer, identifier: kept.identifier, options: kept.options };
+            let in_force = matches!(Target::parse(&kept.filter), Ok(Target::Topic(_)));
+            let subscription = Subscription {
+                consumer: kept.consumer,
+                identifier: kept.identifier,
+                options: kept.options,
+                inherited: in_force,
+            };
             self.subscriptions.insert(&kept.filter, subscription);
             self.subscriptions.last_consumer = self.subscriptions.last_consumer.max(kept.consumer);
-            let (Ok(target), Ok(options)) =
-                (Target::parse(&kept.filter), Options::decode(kept.options, Version::V5))
-            else {
-                continue;
-            };
-            if !matches!(target, Target::Topic(_)) {
-                let ticket = TicketKind::Reattach.ticket(u64::from(kept.consumer));
-                let consumer = ConsumerId(kept.consumer);
-                let source = self.source(consumer, &target, options, kept.identifier, Retained::Never);
-                host.attach(ticket, consumer, source);
+            if !in_force {
+                self.reattach(&kept.filter, subscription, host);
             }
         }
+    }
+
+    fn reattach(&mut self, filter: &str, subscription: Subscription, host: &mut dyn Host) {
+        let target = Target::parse(filter);
+        let options = Options::decode(subscription.options, Version::V5);
+        let (Ok(target), Ok(options)) = (target, options) else { return };
+        let consumer = ConsumerId(subscription.consumer);
+        let ticket = TicketKind::Reattach.ticket(u64::from(subscription.consumer));
+        let source = self.source(consumer, &target, options, subscription.identifier, Retained::Never);
+        host.attach(ticket, consumer, source);
     }
 }
 

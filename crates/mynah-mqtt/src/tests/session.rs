@@ -110,6 +110,34 @@ fn consumers_keep_their_numbers() {
 }
 
 #[test]
+fn inherited_subscriptions_can_be_ended() {
+    let mut pair = log_in(Version::V311, false, None);
+    pair.send("82 06 00 01 00 01 61 01");
+    pair.agree();
+    let parked = pair.lose();
+    let mut pair = log_in(Version::V311, true, parked);
+    pair.send("a2 05 00 03 00 01 61");
+    assert_eq!(
+        pair.texts(),
+        [
+            "attach 1 topic a Session settled=false Socket",
+            "detach 1 End { forget: true, keep_unsettled: true }"
+        ]
+    );
+    pair.agree();
+    pair.expect("b0 02 00 03");
+}
+
+#[test]
+fn a_session_that_ends_with_this_connection_still_holds_its_subscriptions() {
+    // Clean start 0 with session expiry 0: resumed, and gone at the end.
+    let packet = Connect { clean: false, ..connect(Version::V5, &[]) };
+    let mut pair = Pair::log_in(MqttConfig::default(), packet, opened(true, Expiry::AtEnd, None));
+    pair.send("82 07 00 01 00 00 01 61 01");
+    assert_eq!(pair.texts(), ["attach 1 topic a Session settled=false Socket"]);
+}
+
+#[test]
 fn a_state_that_cannot_be_read_is_as_good_as_none() {
     let mut pair = log_in(Version::V5, true, Some(Bytes::from_static(b"\x07nonsense")));
     pair.send("c0 00");
