@@ -355,9 +355,9 @@ impl Turn<'_> {
         };
         let queue = Arc::clone(&session.queue);
         let old = session.subscriptions.insert(id, subscription.clone());
+        // The client stays locked, or its session could end before it is subscribed.
+        self.host.host.subscribe_session(&queue, &self.host.inbox, id, old.as_ref(), &subscription);
         drop(state);
-        let host = Arc::clone(&self.host.host);
-        host.subscribe_session(&queue, &self.host.inbox, id, old.as_ref(), &subscription);
         self.insert_consumer(id, Consumer::Session);
         if wants_retained(source.retained, old.is_none()) {
             self.send_retained_to_queue(&queue, filter, Some(&wire));
@@ -525,11 +525,9 @@ impl Turn<'_> {
         let Some(client) = self.host.client.clone() else { return };
         let mut state = client.lock();
         let Some(session) = state.session.as_deref_mut() else { return };
-        let queue = Arc::clone(&session.queue);
-        let old = session.subscriptions.remove(&id);
-        drop(state);
-        if let Some(old) = old {
-            self.host.host.unsubscribe_session(&queue, self.host.inbox.connection(), id, &old);
+        if let Some(old) = session.subscriptions.remove(&id) {
+            let me = self.host.inbox.connection();
+            self.host.host.unsubscribe_session(&session.queue, me, id, &old);
         }
     }
 }

@@ -11,5 +11,6 @@ mod exchanges;
 mod lab;
 mod queues;
 mod sessions;
+mod stress;
 mod subscriptions;
 mod transactions;
