@@ -34,6 +34,9 @@ pub(crate) const PUBLISH_TICKET: u64 = 1 << 63;
 /// Tickets of consumers that take another one's place; the rest is the consumer's number.
 pub(crate) const REPLACE_TICKET: u64 = 1 << 62;
 
+/// How long to wait before asking again to be shown what was left; the socket may be too full to go on.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -70,6 +73,10 @@ pub(crate) struct Amqp091Connection {
     last_sent: Instant,
     /// Of the login, or of the answer to `connection.close`.
     until: Instant,
+    /// Bytes were left because the broker owed an answer.
+    unread: bool,
+    /// When to look at them again, if the driver does not show them by itself: `basic.get` is answered by a notice.
+    look_again: Option<Instant>,
     /// What the peer did wrong, while its `close-ok` is awaited.
     ending: Option<Violation>,
     pub(crate) channels: FastMap<u16, Box<Channel>>,
@@ -107,6 +114,8 @@ impl Amqp091Connection {
             last_heard: now,
             last_sent: now,
             until: now + config.login_timeout,
+            unread: false,
+            look_again: None,
             ending: None,
             channels: FastMap::default(),
             consumers: FastMap::default(),
@@ -141,6 +150,7 @@ impl Amqp091Connection {
             }
             used += taken;
         }
+        self.unread = self.is_blocked() && used < bytes.len();
         Ok(used)
     }
 
@@ -572,7 +582,9 @@ impl Connection for Amqp091Connection {
             return self.on_input(now, input, host);
         }
         let before = host.wire().len();
+        let pause = if let Input::Deadline = input { LOOK_AGAIN } else { Duration::ZERO };
         let result = self.on_input(now, input, host);
+        self.look_again = (self.unread && !self.is_blocked()).then(|| now + pause);
         if host.wire().len() != before {
             self.last_sent = now;
         }
@@ -580,13 +592,14 @@ impl Connection for Amqp091Connection {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match self.stage {
+        let own = match self.stage {
             Stage::Header | Stage::Start | Stage::Tune | Stage::Open | Stage::Closing => Some(self.until),
             Stage::Ready if self.heartbeat > 0 => {
                 Some((self.last_sent + self.interval(1)).min(self.last_heard + self.interval(4)))
             }
             Stage::Ready | Stage::Closed => None,
-        }
+        };
+        own.into_iter().chain(self.look_again).min()
     }
 }
 

@@ -1,4 +1,4 @@
-use mynah_core::protocol::{CreditMode, Notice, RefusalKind};
+use mynah_core::protocol::{Connection, CreditMode, Notice, RefusalKind};
 use mynah_core::{ConsumerId, Delivery, Value};
 
 use super::{NONE, Pair, delivery};
@@ -347,6 +347,26 @@ fn get_one_or_nothing() {
     pair.notice(Notice::Drained { consumer: id });
     assert_eq!(pair.wire(), ["1 BasicGetEmpty { cluster_id: \"\" }"]);
     assert_eq!(pair.calls(), ["settle 1 [9] Accepted"]);
+}
+
+#[test]
+fn what_follows_a_get_is_asked_for() {
+    let mut pair = Pair::open();
+    let get = super::method(1, Request::BasicGet { ticket: 0, queue: "q", no_ack: true });
+    pair.bytes(&[&get[..], &get[..]].concat());
+    pair.agree();
+    let heartbeat = pair.connection.deadline();
+    assert!(heartbeat > Some(pair.now));
+    // The driver shows the rest after replies; after a notice it has to be asked.
+    let rest = pair.take_rest();
+    assert!(!rest.is_empty());
+    pair.notice(Notice::Drained { consumer: ConsumerId(1) });
+    assert_eq!(pair.connection.deadline(), Some(pair.now));
+    pair.deadline();
+    assert_eq!(pair.connection.deadline(), Some(pair.now + std::time::Duration::from_millis(20)));
+    pair.bytes(&rest);
+    assert_eq!(pair.connection.deadline(), heartbeat);
+    assert_eq!(pair.calls().len(), 2);
 }
 
 #[test]

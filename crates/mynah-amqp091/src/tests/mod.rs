@@ -96,6 +96,11 @@ impl Pair {
         self.again();
     }
 
+    /// Hides what was not used, as a driver would that does not show it again.
+    pub(crate) fn take_rest(&mut self) -> BytesMut {
+        std::mem::take(&mut self.rest)
+    }
+
     fn again(&mut self) {
         if self.violation.is_some() || self.host.closed.is_some() || self.rest.is_empty() {
             return;
