@@ -10,6 +10,7 @@
 mod exchanges;
 mod lab;
 mod queues;
+mod random;
 mod sessions;
 mod stress;
 mod subscriptions;
