@@ -29,8 +29,6 @@ use crate::virtual_host::VirtualHost;
 pub struct Batch {
     /// The publisher's connection, for "no local".
     publisher: u64,
-    /// The publisher's inbox, to be nudged when a congested receiver has room again.
-    inbox: Option<Arc<Inbox>>,
     route: Option<Arc<Route>>,
     runs: Vec<Run>,
     messages: Vec<Arc<Message>>,
@@ -67,7 +65,6 @@ impl Batch {
     pub fn new(counters: Arc<ProtocolCounters>) -> Self {
         Self {
             publisher: 0,
-            inbox: None,
             route: None,
             runs: Vec::new(),
             messages: Vec::new(),
@@ -100,7 +97,6 @@ impl Batch {
             self.busy = true;
         }
         self.publisher = inbox.connection();
-        self.inbox = Some(Arc::clone(inbox));
         self.route = last_route;
         self.meter.work_for(counters);
         if let Some(route) = self.route.take() {
@@ -113,7 +109,6 @@ impl Batch {
     pub fn end(&mut self) -> Option<Arc<Route>> {
         self.busy = false;
         self.meter.report();
-        self.inbox = None;
         self.route.take()
     }
 
@@ -244,7 +239,7 @@ impl Batch {
             if run.frames == 0 || (target.no_local && target.inbox.connection() == self.publisher) {
                 continue;
             }
-            let pushed = target.inbox.push_run(run, now, self.inbox.as_ref());
+            let pushed = target.inbox.push_run(run, now);
             note(pushed, &target.inbox, &mut self.touched, &mut self.congested, &mut self.meter);
         }
         self.runs.iter_mut().for_each(Run::clear);
@@ -265,7 +260,7 @@ impl Batch {
                 remaining: 0,
                 wire: None,
             }));
-            let pushed = target.inbox.push_direct(&mut self.deliveries, now, self.inbox.as_ref());
+            let pushed = target.inbox.push_direct(&mut self.deliveries, now);
             note(pushed, &target.inbox, &mut self.touched, &mut self.congested, &mut self.meter);
         }
     }

@@ -37,6 +37,8 @@ struct State {
     deliveries: Vec<Delivery>,
     rare: Option<Box<Rare>>,
     high_since: Option<Instant>,
+    /// Counts how often those who waited for room were woken.
+    round: u64,
     scheduled: bool,
     slow: bool,
     closed: bool,
@@ -107,8 +109,8 @@ impl Inbox {
         }
     }
 
-    /// Appends a run. `publisher` is told to pause when the inbox is over its mark.
-    pub fn push_run(&self, run: &Run, now: Instant, publisher: Option<&Arc<Self>>) -> Pushed {
+    /// Appends a run. The publisher shall pause when the inbox is over its mark: see [`Inbox::wait_for_room`].
+    pub fn push_run(&self, run: &Run, now: Instant) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {
             return Pushed::default();
@@ -123,7 +125,7 @@ impl Inbox {
             state.run = pool::take_run();
         }
         state.append(run);
-        let pause = state.pressure(now, publisher);
+        let pause = state.pressure(now);
         Pushed { wake: state.schedule(), pause, dropped: 0 }
     }
 
@@ -157,12 +159,7 @@ impl Inbox {
     }
 
     /// Appends deliveries that no credit bounds: a subscriber without a queue whose protocol encodes for itself.
-    pub fn push_direct(
-        &self,
-        deliveries: &mut Vec<Delivery>,
-        now: Instant,
-        publisher: Option<&Arc<Self>>,
-    ) -> Pushed {
+    pub fn push_direct(&self, deliveries: &mut Vec<Delivery>, now: Instant) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {
             deliveries.clear();
@@ -174,7 +171,7 @@ impl Inbox {
             return Pushed { dropped, ..Pushed::default() };
         }
         state.deliveries.append(deliveries);
-        let pause = state.pressure(now, publisher);
+        let pause = state.pressure(now);
         Pushed { wake: state.schedule(), pause, dropped: 0 }
     }
 
@@ -222,6 +219,7 @@ impl Inbox {
         if state.high_since.is_some() && state.is_low() {
             state.high_since = None;
             state.slow = false;
+            state.round += 1;
             if let Some(rare) = state.rare.take() {
                 taken.resumed.extend(rare.paused.into_iter().filter_map(|inbox| inbox.upgrade()));
             }
@@ -245,16 +243,26 @@ impl Inbox {
     pub fn give_up_waiting(&self) -> Vec<Arc<Self>> {
         let mut state = self.state.lock();
         state.slow = true;
+        state.round += 1;
         let paused =
             state.rare.as_deref_mut().map(|rare| std::mem::take(&mut rare.paused)).unwrap_or_default();
         paused.into_iter().filter_map(|inbox| inbox.upgrade()).collect()
     }
 
-    /// Whether a publisher has to pause for it.
-    #[must_use]
-    pub fn is_congested(&self) -> bool {
-        let state = self.state.lock();
-        state.high_since.is_some() && !state.slow && !state.closed
+    /// Whether a publisher has to pause for it; if so, it is nudged when there is room.
+    ///
+    /// `registered` is the publisher's note of the round of waiting it is registered for: everybody who waits is woken at the
+    /// end of a round, and who then finds the inbox full again registers again.
+    pub fn wait_for_room(&self, publisher: &Arc<Self>, registered: &mut Option<u64>) -> bool {
+        let mut state = self.state.lock();
+        if state.high_since.is_none() || state.slow || state.closed {
+            return false;
+        }
+        if *registered != Some(state.round) {
+            *registered = Some(state.round);
+            state.rare.get_or_insert_default().paused.push(Arc::downgrade(publisher));
+        }
+        true
     }
 
     /// Bytes and deliveries waiting.
@@ -299,18 +307,12 @@ impl State {
     }
 
     /// Notes that the inbox is over its mark; true if the publisher shall pause.
-    fn pressure(&mut self, now: Instant, publisher: Option<&Arc<Inbox>>) -> bool {
+    fn pressure(&mut self, now: Instant) -> bool {
         if self.run.bytes.len() < INBOX_BYTES_HIGH && self.deliveries.len() < INBOX_DELIVERIES_HIGH {
             return false;
         }
         self.high_since.get_or_insert(now);
-        let (false, Some(publisher)) = (self.slow, publisher) else { return false };
-        let paused = &mut self.rare.get_or_insert_default().paused;
-        let known = paused.iter().any(|inbox| std::ptr::eq(inbox.as_ptr(), Arc::as_ptr(publisher)));
-        if !known {
-            paused.push(Arc::downgrade(publisher));
-        }
-        true
+        !self.slow
     }
 
     /// Moves the run out, up to the mark that there is no identifier for. True if something stays.
@@ -362,20 +364,20 @@ mod tests {
     fn a_batch_wakes_once() {
         let inbox = Inbox::new(1, 1 << 20);
         let now = Instant::now();
-        assert!(inbox.push_run(&run(2, false), now, None).wake);
-        assert!(!inbox.push_run(&run(2, false), now, None).wake);
+        assert!(inbox.push_run(&run(2, false), now).wake);
+        assert!(!inbox.push_run(&run(2, false), now).wake);
         let mut taken = Taken::default();
         inbox.take(u32::MAX, &mut taken);
         assert_eq!((taken.run.bytes.len(), taken.run.frames), (40, 4));
-        assert!(inbox.push_run(&run(1, false), now, None).wake);
+        assert!(inbox.push_run(&run(1, false), now).wake);
     }
 
     #[test]
     fn only_as_many_marked_frames_as_there_are_identifiers() {
         let inbox = Inbox::new(1, 1 << 20);
         let now = Instant::now();
-        let _ = inbox.push_run(&run(3, true), now, None);
-        let _ = inbox.push_run(&run(3, true), now, None);
+        let _ = inbox.push_run(&run(3, true), now);
+        let _ = inbox.push_run(&run(3, true), now);
         let mut taken = Taken::default();
         inbox.take(4, &mut taken);
         assert!(taken.more);
@@ -396,13 +398,34 @@ mod tests {
         let mut big = Run::default();
         big.bytes.resize(INBOX_BYTES_HIGH, 0);
         big.frames = 1;
-        assert!(inbox.push_run(&big, now, Some(&publisher)).pause);
-        assert!(inbox.is_congested());
+        let mut registered = None;
+        assert!(inbox.push_run(&big, now).pause);
+        assert!(inbox.wait_for_room(&publisher, &mut registered));
+        assert!(inbox.wait_for_room(&publisher, &mut registered));
         assert_eq!(inbox.give_up_waiting().len(), 1);
-        assert!(!inbox.is_congested());
-        assert_eq!(inbox.push_run(&big, now, Some(&publisher)).dropped, 1);
+        assert!(!inbox.wait_for_room(&publisher, &mut registered));
+        assert_eq!(inbox.push_run(&big, now).dropped, 1);
         let mut taken = Taken::default();
         inbox.take(u32::MAX, &mut taken);
-        assert!(inbox.push_run(&big, now, Some(&publisher)).pause);
+        assert!(inbox.push_run(&big, now).pause);
+    }
+
+    #[test]
+    fn who_finds_it_full_again_waits_again() {
+        let inbox = Inbox::new(1, INBOX_BYTES_HIGH + 100);
+        let publisher = Inbox::new(2, 1 << 20);
+        let now = Instant::now();
+        let mut big = Run::default();
+        big.bytes.resize(INBOX_BYTES_HIGH, 0);
+        big.frames = 1;
+        let mut registered = None;
+        for _ in 0..3 {
+            let _ = inbox.push_run(&big, now);
+            assert!(inbox.wait_for_room(&publisher, &mut registered));
+            let mut taken = Taken::default();
+            inbox.take(u32::MAX, &mut taken);
+            assert_eq!(taken.resumed.len(), 1);
+            // Somebody else fills it before the one that was woken looks.
+        }
     }
 }

@@ -470,12 +470,17 @@ impl Turn<'_> {
 
     /// True if there was such a consumer.
     pub(super) fn detach_consumer(&mut self, id: ConsumerId, end: End) -> bool {
-        let Some(consumer) = self.remove_consumer(id) else { return false };
+        let Some(consumer) = self.remove_consumer(id) else {
+            // A resumed session has subscriptions that this connection never attached.
+            return self.forget_session_subscription(id);
+        };
         let me = self.host.inbox.connection();
         let host = Arc::clone(&self.host.host);
         match consumer {
             Consumer::Direct { filter } => host.unsubscribe_direct(me, id, &filter.filter()),
-            Consumer::Session => self.forget_session_subscription(id),
+            Consumer::Session => {
+                self.forget_session_subscription(id);
+            }
             Consumer::Queue(from) => {
                 self.detach_from_queue(id, &from, end.keep_unsettled, false);
                 if end.forget && from.durable {
@@ -521,14 +526,17 @@ impl Turn<'_> {
         }
     }
 
-    fn forget_session_subscription(&mut self, id: ConsumerId) {
-        let Some(client) = self.host.client.clone() else { return };
+    /// True if there was one.
+    fn forget_session_subscription(&mut self, id: ConsumerId) -> bool {
+        let Some(client) = self.host.client.clone() else { return false };
         let mut state = client.lock();
-        let Some(session) = state.session.as_deref_mut() else { return };
-        if let Some(old) = session.subscriptions.remove(&id) {
+        let Some(session) = state.session.as_deref_mut() else { return false };
+        let old = session.subscriptions.remove(&id);
+        if let Some(old) = &old {
             let me = self.host.inbox.connection();
-            self.host.host.unsubscribe_session(&session.queue, me, id, &old);
+            self.host.host.unsubscribe_session(&session.queue, me, id, old);
         }
+        old.is_some()
     }
 }
 

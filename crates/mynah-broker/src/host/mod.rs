@@ -57,7 +57,8 @@ pub struct ConnectionHost {
 #[derive(Debug, Default)]
 struct Rare {
     transactions: HashMap<TransactionId, Transaction>,
-    congested: Vec<Arc<Inbox>>,
+    /// Receivers to wait for, with the round of waiting this connection is registered for.
+    congested: Vec<(Arc<Inbox>, Option<u64>)>,
     parked: Option<Bytes>,
     /// Queues that are exclusive to this connection.
     exclusive: Vec<Arc<str>>,
@@ -110,7 +111,8 @@ impl ConnectionHost {
     /// Whether a receiver this connection publishes to is congested: do not read until it says otherwise.
     pub fn is_paused(&mut self) -> bool {
         let Some(rare) = self.rare.as_deref_mut() else { return false };
-        rare.congested.retain(|inbox| inbox.is_congested());
+        let inbox = &self.inbox;
+        rare.congested.retain_mut(|(receiver, registered)| receiver.wait_for_room(inbox, registered));
         !rare.congested.is_empty()
     }
 
@@ -126,8 +128,11 @@ impl Turn<'_> {
         self.batch.finish(&self.host.host, self.now);
         if !self.batch.congested.is_empty() {
             let rare = self.host.rare();
-            rare.congested.append(&mut self.batch.congested);
-            rare.congested.dedup_by(|one, other| Arc::ptr_eq(one, other));
+            for receiver in self.batch.congested.drain(..) {
+                if !rare.congested.iter().any(|(known, _)| Arc::ptr_eq(known, &receiver)) {
+                    rare.congested.push((receiver, None));
+                }
+            }
         }
         self.host.info.count(self.batch.meter.received, self.batch.meter.delivered);
         self.host.last_route = self.batch.end();

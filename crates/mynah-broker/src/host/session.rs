@@ -108,6 +108,8 @@ impl Turn<'_> {
             }
             let inbox = Arc::clone(&self.host.inbox);
             let (opened, will) = host.enter(self.batch, &client, &mut state, &inbox, terms, self.now);
+            // The reply is handled in this turn, before the inbox is looked at.
+            host.resume(self.batch, &state, &inbox, terms, self.now);
             drop(state);
             host.send_wills(self.batch, will, self.now);
             self.reply(ticket, Reply::Opened(Box::new(opened)));
@@ -177,7 +179,8 @@ impl Turn<'_> {
         }
         state.online = None;
         if let Some(session) = state.session.as_deref_mut() {
-            session.parked = parked;
+            // Nothing was parked if the connection died before it knew that it had the session.
+            session.parked = parked.or(session.parked.take());
             session.expiry = expiry;
         }
         host.session_left(self.batch, &mut state, self.host.inbox.connection(), self.now);
@@ -251,20 +254,22 @@ impl VirtualHost {
         let mut parked = None;
         if let Some(session) = state.session.as_deref_mut() {
             session.expiry = terms.expiry;
-            parked = session.parked.take();
-            self.resume(batch, session, inbox, terms, now);
+            parked.clone_from(&session.parked);
         }
         (Opened { present, client_id: Arc::clone(&client.id), parked, expiry: terms.expiry }, due)
     }
 
+    /// Puts the session's subscriptions in force. Only after its reply is on the way: nothing may be delivered before the
+    /// client knows that it is connected.
     fn resume(
         &self,
         batch: &mut Batch,
-        session: &Session,
+        state: &ClientState,
         inbox: &Arc<Inbox>,
         terms: SessionTerms,
         now: Instant,
     ) {
+        let Some(session) = state.session.as_deref() else { return };
         self.resume_subscriptions(session, inbox);
         let key = ConsumerKey { connection: inbox.connection(), consumer: ConsumerId::SESSION };
         let terms = ConsumerTerms {
@@ -354,8 +359,9 @@ impl VirtualHost {
         let pending = state.pending.take().filter(|pending| !pending.inbox.is_closed())?;
         let (opened, will) = self.enter(batch, client, state, &pending.inbox, pending.terms, now);
         if pending.inbox.push_reply(pending.ticket, Reply::Opened(Box::new(opened))).wake {
-            batch.touched.push(pending.inbox);
+            batch.touched.push(Arc::clone(&pending.inbox));
         }
+        self.resume(batch, state, &pending.inbox, pending.terms, now);
         will
     }
 
