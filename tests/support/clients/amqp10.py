@@ -269,7 +269,7 @@ def _plain(value):
     if value is None:
         return None
     if isinstance(value, (bytes, memoryview)):
-        return bytes(value).decode()
+        return bytes(value).decode(errors="backslashreplace")
     return str(value)
 
 
