@@ -103,8 +103,8 @@ pub struct RunArgs {
     /// User name
     #[arg(long)]
     pub user: Option<String>,
-    /// Password
-    #[arg(long, default_value = "")]
+    /// Password; used with a user only, but AMQP 0-9-1 always logs in (guest if none is given)
+    #[arg(long, default_value = "guest")]
     pub password: String,
     /// Virtual host of AMQP 0-9-1 and STOMP
     #[arg(long, default_value = "/")]

@@ -7,6 +7,7 @@
 //! it is empty what does not fit is dropped and counted. So a reading subscriber loses nothing, and a stuck one
 //! stops nobody.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Instant;
@@ -29,6 +30,8 @@ pub struct Inbox {
     state: Mutex<State>,
     // Outside the lock: a task's waker does not change, and waking must not happen under the lock.
     waker: OnceLock<Waker>,
+    /// Somebody wants this connection gone. Seen even by a driver that cannot take the notice, because its peer does not read.
+    unwanted: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +92,13 @@ impl Taken {
 impl Inbox {
     #[must_use]
     pub fn new(connection: u64, bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { connection, bytes_max, state: Mutex::default(), waker: OnceLock::new() })
+        Arc::new(Self {
+            connection,
+            bytes_max,
+            state: Mutex::default(),
+            waker: OnceLock::new(),
+            unwanted: AtomicBool::new(false),
+        })
     }
 
     #[must_use]
@@ -186,12 +195,24 @@ impl Inbox {
     }
 
     pub fn push_notice(&self, notice: Notice) -> Pushed {
+        let unwanted = matches!(notice, Notice::TakenOver | Notice::Kicked { .. });
         let mut state = self.state.lock();
         if state.closed {
             return Pushed::default();
         }
         state.rare.get_or_insert_default().notices.push(notice);
-        Pushed { wake: state.schedule(), ..Pushed::default() }
+        let wake = state.schedule();
+        if unwanted {
+            self.unwanted.store(true, Ordering::Release);
+        }
+        // A driver that waits for its socket has not taken what it was scheduled for: wake it all the same.
+        Pushed { wake: wake || unwanted, ..Pushed::default() }
+    }
+
+    /// Whether somebody wants this connection gone.
+    #[must_use]
+    pub fn is_unwanted(&self) -> bool {
+        self.unwanted.load(Ordering::Acquire)
     }
 
     /// Has the receiver look again: its pause may be over.

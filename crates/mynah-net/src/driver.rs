@@ -316,6 +316,11 @@ impl<T: Transport> Driver<T> {
             host.inbox.give_up_waiting().iter().for_each(|publisher| publisher.nudge());
         }
         if self.write_blocked || host.wire.len() > WIRE_BYTES_HIGH {
+            if host.inbox.is_unwanted() && host.closing.is_none() {
+                // It cannot be told to go; somebody waits for its place.
+                host.closing = Some(Farewell::Abrupt { expiry: None });
+                speaking.closing_since = now.checked_sub(FAREWELL).map(Box::new);
+            }
             return Ok(active);
         }
         let taken = &mut scratch.taken;
