@@ -3,6 +3,7 @@
 //! Never: outlives its number; replies to what an earlier channel of the same number asked are told apart by the serial.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use mynah_core::hash::FastMap;
 use mynah_core::protocol::Host;
@@ -46,8 +47,15 @@ pub(crate) struct Channel {
     /// The consumer in force of each consumer tag.
     pub(crate) tags: FastMap<Box<str>, ConsumerId>,
     pub(crate) getters: Vec<Getter>,
-    /// The private queue that stands for `amq.rabbitmq.reply-to`.
-    pub(crate) reply_queue: Option<Box<str>>,
+    pub(crate) replies: Option<Replies>,
+}
+
+/// The consumer of `amq.rabbitmq.reply-to` and what stands for it.
+#[derive(Debug)]
+pub(crate) struct Replies {
+    pub(crate) tag: Arc<str>,
+    /// What requests carry as their reply-to: the name of a private queue behind a prefix. Empty until the queue is made.
+    pub(crate) reply_to: Box<str>,
 }
 
 impl Channel {
@@ -69,7 +77,7 @@ impl Channel {
             transaction: None,
             tags: FastMap::default(),
             getters: Vec::new(),
-            reply_queue: None,
+            replies: None,
         }
     }
 

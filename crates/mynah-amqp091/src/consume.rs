@@ -4,26 +4,22 @@
 //! (`channel.flow`, shared prefetch) it is replaced by a new one, and the old number stays as long as it has something to settle.
 //! Never: delivers after `basic.cancel-ok`, nor before `basic.consume-ok`.
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use mynah_core::hash::{FastMap, Seed};
+use mynah_core::hash::FastMap;
 use mynah_core::protocol::{Change, CreditMode, End, From, Host, Source};
 use mynah_core::queue::QueueSpec;
 use mynah_core::{ConsumerId, Delivery, Outcome};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Replies};
 use crate::codec::field::Table;
 use crate::codec::method::Response;
 use crate::connection::{Amqp091Connection, REPLACE_TICKET};
 use crate::deliver;
 use crate::reason::{Code, Fault};
 use crate::settle::Entry;
-use crate::translate::exchange_and_key;
+use crate::translate::{REPLY_TO, exchange_and_key};
 use crate::waiting::Asked;
-
-/// The name under which a client asks for replies without declaring a queue.
-pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 /// Where a consumer is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +89,9 @@ impl Amqp091Connection {
         }
         let direct_reply = consume.queue == REPLY_TO;
         let queue: Arc<str> = if direct_reply {
-            self.private_queue(number, consume.no_ack)?.into()
+            check_reply_consumer(channel, consume.no_ack)?;
+            // The broker names the queue; whoever knows the name can reply, so it cannot be guessed.
+            "".into()
         } else {
             self.channel_queue(number, consume.queue)?.into()
         };
@@ -117,10 +115,10 @@ impl Amqp091Connection {
         channel.tags.insert((*tag).into(), id);
         let asked = Asked::Consume { consumer: id };
         if direct_reply {
-            channel.reply_queue = Some((*consumer.queue).into());
+            channel.replies = Some(Replies { tag, reply_to: Box::default() });
             let spec = QueueSpec { exclusive: true, auto_delete: true, ..QueueSpec::default() };
             let ticket = self.ask(number, CONSUME, consume.no_wait, Asked::ReplyQueue { consumer: id });
-            host.define(ticket, Change::DeclareQueue { name: &consumer.queue, spec: &spec, passive: false });
+            host.define(ticket, Change::DeclareQueue { name: "", spec: &spec, passive: false });
         } else {
             let ticket = self.ask(number, CONSUME, consume.no_wait, asked);
             host.attach(ticket, id, source(&consumer));
@@ -130,8 +128,20 @@ impl Amqp091Connection {
     }
 
     /// The private queue was made; now it is consumed.
-    pub(crate) fn on_reply_queue(&mut self, number: u16, no_wait: bool, id: ConsumerId, host: &mut dyn Host) {
-        let Some(consumer) = self.consumers.get(&id).cloned() else { return };
+    pub(crate) fn on_reply_queue(
+        &mut self,
+        number: u16,
+        no_wait: bool,
+        id: ConsumerId,
+        queue: &Arc<str>,
+        host: &mut dyn Host,
+    ) {
+        let Some(consumer) = self.consumers.get_mut(&id) else { return };
+        consumer.queue = Arc::clone(queue);
+        let consumer = consumer.clone();
+        if let Some(replies) = self.channels.get_mut(&number).and_then(|channel| channel.replies.as_mut()) {
+            replies.reply_to = format!("{REPLY_TO}.{queue}").into();
+        }
         let ticket = self.ask(number, CONSUME, no_wait, Asked::Consume { consumer: id });
         host.attach(ticket, id, source(&consumer));
     }
@@ -153,9 +163,7 @@ impl Amqp091Connection {
         if channel.tags.get(&*consumer.tag) == Some(&id) {
             channel.tags.remove(&*consumer.tag);
         }
-        if channel.reply_queue.as_deref() == Some(&*consumer.queue) {
-            channel.reply_queue = None;
-        }
+        channel.replies.take_if(|replies| replies.tag == consumer.tag);
     }
 
     pub(crate) fn on_cancel(&mut self, number: u16, tag: &str, no_wait: bool, host: &mut dyn Host) {
@@ -176,9 +184,7 @@ impl Amqp091Connection {
             held.consumer != id
         });
         let Some(consumer) = self.consumers.get_mut(&id) else { return };
-        if channel.reply_queue.as_deref() == Some(&*consumer.queue) {
-            channel.reply_queue = None;
-        }
+        channel.replies.take_if(|replies| replies.tag == consumer.tag);
         consumer.state = State::Ended;
         consumer.unsettled = consumer.unsettled.saturating_sub(back);
         let keep_unsettled = consumer.unsettled > 0;
@@ -297,19 +303,16 @@ impl Amqp091Connection {
         self.serials += 1;
         format!("amq.ctag-{:x}.{:x}", self.connection, self.serials).into()
     }
+}
 
-    /// The name of a queue that stands for `amq.rabbitmq.reply-to`. Whoever knows it can reply, so it cannot be guessed.
-    fn private_queue(&mut self, number: u16, no_ack: bool) -> Result<String, Fault> {
-        if !no_ack {
-            return Err(Fault::precondition("reply consumer cannot acknowledge"));
-        }
-        if self.channels.get(&number).is_some_and(|channel| channel.reply_queue.is_some()) {
-            return Err(Fault::precondition("reply consumer already set"));
-        }
-        self.serials += 1;
-        let secret = |salt: u8| Seed::default().hash_one((salt, self.connection, number, self.serials));
-        Ok(format!("{REPLY_TO}.{:016x}{:016x}", secret(1), secret(2)))
+fn check_reply_consumer(channel: &Channel, no_ack: bool) -> Result<(), Fault> {
+    if !no_ack {
+        return Err(Fault::precondition("reply consumer cannot acknowledge"));
     }
+    if channel.replies.is_some() {
+        return Err(Fault::precondition("reply consumer already set"));
+    }
+    Ok(())
 }
 
 pub(crate) fn next(last: &mut u32) -> u32 {

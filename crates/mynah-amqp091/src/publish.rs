@@ -15,9 +15,10 @@ use crate::codec::method::Request;
 use crate::codec::property::PropertyList;
 use crate::confirm::Published;
 use crate::connection::{Amqp091Connection, PUBLISH_TICKET};
-use crate::consume::REPLY_TO;
 use crate::reason::{Code, Fault};
-use crate::translate::{CLIENT_EXCHANGE, FORMAT, TOPIC_EXCHANGE, decode, spelled_address, topic_of_key};
+use crate::translate::{
+    CLIENT_EXCHANGE, FORMAT, REPLY_TO, TOPIC_EXCHANGE, decode, queue_of_key, spelled_address, topic_of_key,
+};
 
 /// Class and method of `basic.publish` as they begin its frame.
 const PUBLISH: [u8; 4] = [0, 60, 0, 40];
@@ -277,12 +278,12 @@ impl Amqp091Connection {
         whole: Whole<'_>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
-        let queue = self.channels.get(&number).and_then(|channel| channel.reply_queue.clone());
-        let Some(queue) = queue else {
+        let replies = self.channels.get(&number).and_then(|channel| channel.replies.as_ref());
+        let Some(replies) = replies else {
             return Err(Fault::precondition("fast reply consumer does not exist"));
         };
-        let mut properties = BytesMut::with_capacity(whole.properties.len() + queue.len());
-        PropertyList { reply_to: Some(queue.as_bytes()), ..*list }.write(&mut properties);
+        let mut properties = BytesMut::with_capacity(whole.properties.len() + replies.reply_to.len());
+        PropertyList { reply_to: Some(replies.reply_to.as_bytes()), ..*list }.write(&mut properties);
         self.send(number, header, Whole { properties: &properties, ..whole }, host)
     }
 
@@ -300,7 +301,7 @@ impl Amqp091Connection {
                     spelled = found;
                     spelled.as_ref()
                 }
-                None => AddressRef::Exchange { name: "", key: whole.key },
+                None => AddressRef::Exchange { name: "", key: queue_of_key(whole.key) },
             },
             TOPIC_EXCHANGE => {
                 // The same key again is the usual case.

@@ -12,7 +12,7 @@ use crate::codec::field::Table;
 use crate::codec::method::Response;
 use crate::connection::Amqp091Connection;
 use crate::reason::{Code, Fault};
-use crate::translate::{CLIENT_EXCHANGE, TOPIC_EXCHANGE};
+use crate::translate::{CLIENT_EXCHANGE, TOPIC_EXCHANGE, queue_of_key};
 use crate::waiting::Asked;
 
 /// Exchanges that are always there.
@@ -83,7 +83,7 @@ impl Amqp091Connection {
         let spec = queue_spec(name, &self.virtual_host, declare.bits, declare.arguments)?;
         let name: Box<str> = if passive { self.channel_queue(number, name)? } else { name.into() };
         let ticket = self.ask(number, (50, 10), no_wait, Asked::DeclareQueue { passive, name: name.clone() });
-        host.define(ticket, Change::DeclareQueue { name: &name, spec: &spec, passive });
+        host.define(ticket, Change::DeclareQueue { name: queue_of_key(&name), spec: &spec, passive });
         Ok(())
     }
 

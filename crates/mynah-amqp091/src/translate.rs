@@ -5,6 +5,7 @@
 //! | `amq.topic`, `a.b` | topic `a/b` |
 //! | `p2p`, `c` | client `c` |
 //! | default, `/topics/a/b` `/exchanges/e/k` `/p2p/c` | topic, exchange, client: what a reply-to of another protocol looks like here |
+//! | default, `amq.rabbitmq.reply-to.q` | the private queue `q` of a client that consumes `amq.rabbitmq.reply-to` |
 //! | any other | that exchange; the default one leads to existing queues only |
 //!
 //! Headers whose names begin with `x-` are annotations; properties that 0-9-1 has no field for travel as such headers.
@@ -28,6 +29,9 @@ pub(crate) const TOPIC_EXCHANGE: &str = "amq.topic";
 
 /// The exchange whose keys are client identifiers.
 pub(crate) const CLIENT_EXCHANGE: &str = "p2p";
+
+/// The name under which a client asks for replies without declaring a queue, and what the names of such queues begin with.
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 const TOPICS: &str = "/topics/";
 const EXCHANGES: &str = "/exchanges/";
@@ -67,6 +71,11 @@ pub(crate) fn spelled_address(key: &str) -> Option<Address> {
     }
     let (name, key) = key.strip_prefix(EXCHANGES)?.split_once('/')?;
     Some(Address::Exchange { name: name.replace("%2F", "/").replace("%25", "%").into(), key: key.into() })
+}
+
+/// The queue that a key of the default exchange names: a reply queue is known to clients behind a prefix.
+pub(crate) fn queue_of_key(key: &str) -> &str {
+    key.strip_prefix(REPLY_TO).and_then(|rest| rest.strip_prefix('.')).unwrap_or(key)
 }
 
 /// The text by which a client answers to an address through the default exchange.
@@ -153,7 +162,7 @@ fn identifier(bytes: &[u8]) -> Value {
 
 fn reply_to(bytes: &[u8]) -> Option<Address> {
     let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty())?;
-    Some(spelled_address(text).unwrap_or_else(|| Address::Queue(text.into())))
+    Some(spelled_address(text).unwrap_or_else(|| Address::Queue(queue_of_key(text).into())))
 }
 
 #[cfg(test)]
@@ -172,6 +181,7 @@ mod tests {
         check(AddressRef::Topic("room.2/t"), "/topics/room.2/t");
         check(AddressRef::Exchange { name: "e/1%", key: "k/2" }, "/exchanges/e%2F1%25/k/2");
         check(AddressRef::Client("c"), "/p2p/c");
+        assert_eq!(reply_to(b"amq.rabbitmq.reply-to.q"), Some(Address::Queue("q".into())));
         assert_eq!(spelled_address("/other/x"), None);
         assert_eq!(spelled_address("topics/x"), None);
     }

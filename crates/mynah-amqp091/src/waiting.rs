@@ -8,8 +8,8 @@ use mynah_core::{ConsumerId, TransactionId};
 
 use crate::codec::method::Response;
 use crate::connection::Amqp091Connection;
-use crate::consume::REPLY_TO;
 use crate::reason::Fault;
+use crate::translate::REPLY_TO;
 
 /// The request that waits.
 #[derive(Debug)]
@@ -168,11 +168,13 @@ impl Amqp091Connection {
     ) -> Result<(), Fault> {
         let messages = u32::try_from(defined.messages).unwrap_or(u32::MAX);
         let response = match asked {
-            Asked::DeclareQueue { .. } => {
+            Asked::DeclareQueue { name, .. } => {
                 if let Some(channel) = self.channels.get_mut(&number) {
                     channel.last_queue = (*defined.name).into();
                 }
-                Response::QueueDeclareOk { queue: &defined.name, messages, consumers: defined.consumers }
+                // A reply queue goes by the name a client knows.
+                let queue = if name.starts_with(REPLY_TO) { name } else { &*defined.name };
+                Response::QueueDeclareOk { queue, messages, consumers: defined.consumers }
             }
             Asked::DeleteQueue => Response::QueueDeleteOk { messages },
             Asked::PurgeQueue => Response::QueuePurgeOk { messages },
@@ -183,7 +185,7 @@ impl Amqp091Connection {
             Asked::BindExchange => Response::ExchangeBindOk {},
             Asked::UnbindExchange => Response::ExchangeUnbindOk {},
             Asked::ReplyQueue { consumer } => {
-                self.on_reply_queue(number, no_wait, *consumer, host);
+                self.on_reply_queue(number, no_wait, *consumer, &defined.name, host);
                 return Ok(());
             }
             Asked::Login { .. }

@@ -412,10 +412,9 @@ fn a_channel_that_ends_gives_everything_back() {
 fn direct_reply_to() {
     let mut pair = Pair::open();
     pair.request(1, consume("amq.rabbitmq.reply-to", "c", true));
-    let declared = pair.agree().remove(0);
-    let queue = declared.strip_prefix("declare queue ").unwrap().strip_suffix(" passive=false").unwrap();
-    assert!(queue.starts_with("amq.rabbitmq.reply-to.") && queue.len() == 54, "{queue}");
-    assert_eq!(pair.agree(), [format!("attach 1 queue {queue} create=false settled=true Socket")]);
+    assert_eq!(pair.host.calls[0].text, "declare queue  passive=false");
+    pair.define("amq.gen-1", 0, 0);
+    assert_eq!(pair.agree(), ["attach 1 queue amq.gen-1 create=false settled=true Socket"]);
     assert_eq!(pair.wire(), ["1 BasicConsumeOk { tag: \"c\" }"]);
     // A request carries the queue's name.
     let list = crate::codec::property::PropertyList {
@@ -428,7 +427,11 @@ fn direct_reply_to() {
     let mut bytes = super::method(1, super::basic_publish("", "rpc", false)).to_vec();
     bytes.extend_from_slice(&super::header(1, 0, &properties));
     pair.bytes(&bytes);
+    let replies = pair.connection.channels[&1].replies.as_ref().unwrap();
+    assert_eq!(&*replies.reply_to, "amq.rabbitmq.reply-to.amq.gen-1");
     assert_eq!(pair.calls().len(), 1);
+    pair.bytes(&super::publish(1, "", "amq.rabbitmq.reply-to.amq.gen-1", b"reply"));
+    assert_eq!(pair.calls(), ["publish exchange::amq.gen-1 AtMostOnce No"]);
     // Only one, and only without acknowledgements.
     pair.request(1, consume("amq.rabbitmq.reply-to", "d", true));
     assert!(pair.wire()[0].contains("406, text: \"PRECONDITION_FAILED - reply consumer already set"));

@@ -209,8 +209,9 @@ fn deleting_what_is_not_there_is_no_error() {
 fn everybody_may_ask_for_a_reply_queue() {
     let mut pair = Pair::open();
     pair.request(1, queue("amq.rabbitmq.reply-to.1", true, false));
+    assert_eq!(pair.host.calls[0].text, "declare queue 1 passive=true");
     pair.refuse(RefusalKind::Locked, "locked");
-    assert!(pair.wire()[0].starts_with("1 QueueDeclareOk"));
+    assert!(pair.wire()[0].starts_with("1 QueueDeclareOk { queue: \"amq.rabbitmq.reply-to.1\""));
 }
 
 #[test]
