@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use bytes::Buf;
 use mynah_core::protocol::{Notice, Reply, Ticket};
-use mynah_core::{Delivery, Mark, Run};
+use mynah_core::{ConsumerId, Delivery, Mark, Run};
 use parking_lot::Mutex;
 
 use crate::limits::{
@@ -165,6 +165,11 @@ impl Inbox {
         }
         state.deliveries.append(deliveries);
         Pushed { wake: state.schedule(), ..Pushed::default() }
+    }
+
+    /// Drops the deliveries to a consumer that has ended: they are back in its queue.
+    pub fn forget(&self, consumer: ConsumerId) {
+        self.state.lock().deliveries.retain(|delivery| delivery.consumer != consumer);
     }
 
     /// Appends deliveries that no credit bounds: a subscriber without a queue whose protocol encodes for itself.

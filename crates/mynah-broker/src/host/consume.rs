@@ -274,12 +274,14 @@ impl Turn<'_> {
             no_local: (source.no_local && !matches!(queue.kind, QueueKind::Temporary | QueueKind::Durable))
                 .then_some(me),
         };
+        let replaced = self.make_way(id, &queue);
         let (key, inbox) = (self.key(id), Arc::clone(&self.host.inbox));
         let attached =
             queue.attach(self.now, key, &inbox, terms, &mut self.batch.touched, &mut self.batch.effects);
         self.batch.collect(&queue);
-        if !attached? {
-            return Ok(None);
+        if !matches!(attached, Ok(true)) {
+            // If it was attached to this very queue, it still is unless the queue is gone.
+            return attached.map(|_| None);
         }
         let from = FromQueue {
             queue: Arc::clone(&queue),
@@ -288,32 +290,27 @@ impl Turn<'_> {
             counts: source.role == Role::Consumer,
         };
         // Deliveries are taken from the inbox by this very task, so not before it is known here.
-        let replaced = self.replace_consumer(id, Consumer::Queue(Box::new(from)), Some(&queue));
+        self.insert_consumer(id, Consumer::Queue(Box::new(from)));
+        if let Some(rare) = self.host.rare.as_deref_mut() {
+            // It goes on with what it had when it was cancelled.
+            rare.lingering.retain(|(known, _)| *known != id);
+        }
         Ok(Some(Attached { queue: Some(Arc::clone(&queue.name)), new: !replaced }))
     }
 
-    /// Puts a consumer in the place of whatever had its number. What that had unsettled goes back, unless it is
-    /// attached to the same queue: then it stays with it. True if there was one.
-    fn replace_consumer(
-        &mut self,
-        id: ConsumerId,
-        consumer: Consumer,
-        queue: Option<&Arc<QueueHandle>>,
-    ) -> bool {
-        let same = |from: &FromQueue| queue.is_some_and(|queue| Arc::ptr_eq(&from.queue, queue));
+    /// Ends whatever has this number, so that a consumer of `queue` can have it. What that had unsettled goes back, unless it
+    /// is attached to the same queue: then it stays with it. True if there was one.
+    fn make_way(&mut self, id: ConsumerId, queue: &Arc<QueueHandle>) -> bool {
+        let same = |from: &FromQueue| Arc::ptr_eq(&from.queue, queue);
         let lingering = self.host.rare.as_deref_mut().and_then(|rare| {
-            let at = rare.lingering.iter().position(|(known, _)| *known == id)?;
-            // Only another queue's consumer stands in its way.
-            queue.map(|_| rare.lingering.swap_remove(at).1)
+            let at = rare.lingering.iter().position(|(known, from)| *known == id && !same(from))?;
+            Some(rare.lingering.swap_remove(at).1)
         });
-        if let Some(from) = lingering.filter(|from| !same(from)) {
+        if let Some(from) = lingering {
             self.detach_from_queue(id, &from, false, false);
         }
         let keeps = matches!(self.consumer(id), Some(Consumer::Queue(from)) if same(from));
-        let replaced =
-            if keeps { true } else { self.detach_consumer(id, End { forget: false, keep_unsettled: false }) };
-        self.insert_consumer(id, consumer);
-        replaced
+        keeps || self.detach_consumer(id, End { forget: false, keep_unsettled: false })
     }
 
     fn attach_direct(&mut self, id: ConsumerId, source: &Source<'_>, filter: &Filter) -> Attached {
@@ -513,6 +510,10 @@ impl Turn<'_> {
             &mut self.batch.effects,
         );
         self.batch.collect(&from.queue);
+        if !keep_unsettled {
+            // It has gone back, and the number may be given to another consumer before the inbox is looked at.
+            self.host.inbox.forget(id);
+        }
         let ends = match from.queue.kind {
             QueueKind::Temporary | QueueKind::Shared => true,
             // Only a consumer's going ends it, not that of somebody who got a message or looked at it.

@@ -211,6 +211,33 @@ fn what_a_cancelled_consumer_holds_it_can_still_settle() {
 }
 
 #[test]
+fn what_was_on_its_way_to_a_consumer_is_not_the_next_ones() {
+    let lab = Lab::new();
+    let (mut one, mut other) = (lab.connect(), lab.connect());
+    one.attach(1, from_queue("old"));
+    other.send(queue("old"), "for the old one");
+    other.send(queue("new"), "for the new one");
+    // In one read: detach, and attach under the same number; the delivery waits in the inbox.
+    let (detach, attach) = (one.ticket(), one.ticket());
+    one.turn(|turn| {
+        use mynah_core::protocol::Host;
+        turn.detach(detach, ConsumerId(1), BACK);
+        turn.attach(attach, ConsumerId(1), from_queue("new"));
+    });
+    assert_eq!(one.bodies(), ["for the new one"]);
+    assert_eq!(lab.depth("old"), Some((1, 0)));
+    // The same by replacing.
+    other.send(queue("new"), "late");
+    let replace = one.ticket();
+    one.turn(|turn| {
+        use mynah_core::protocol::Host;
+        turn.attach(replace, ConsumerId(1), from_queue("old"));
+    });
+    assert_eq!(one.bodies(), ["for the old one"]);
+    assert_eq!(lab.depth("new"), Some((2, 0)));
+}
+
+#[test]
 fn cancelled_consumers_that_settled_all_are_forgotten() {
     let lab = Lab::new();
     let mut one = lab.connect();

@@ -21,6 +21,8 @@ const ROUNDS: u64 = 600;
 /// Everybody is done in a fraction of this unless somebody waits for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+type Job = Box<dyn FnOnce(&Lab, &Shared) + Send>;
+
 #[derive(Default)]
 struct Shared {
     publishers_done: AtomicU64,
@@ -168,7 +170,7 @@ fn many_at_once() {
     first.leave(CLEAN);
     let (done, finished) = mpsc::channel();
     let mut threads = Vec::new();
-    let mut spawn = |name: &'static str, job: Box<dyn FnOnce(&Lab, &Shared) + Send>| {
+    let mut spawn = |name: &'static str, job: Job| {
         let (lab, shared, done) = (Arc::clone(&lab), Arc::clone(&shared), done.clone());
         let run = move || {
             job(&lab, &shared);
