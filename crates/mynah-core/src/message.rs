@@ -287,15 +287,14 @@ impl Message {
         self.header.ttl_ms.map(|ms| ms.saturating_sub(u64::try_from(gone).unwrap_or(u64::MAX)).max(1))
     }
 
-    /// Bytes it occupies: body and encoded properties.
+    /// Bytes it occupies: body and encoded properties. A body inside the encoding is counted once.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.body.len()
-            + match &self.content {
-                Content::None => 0,
-                Content::Decoded(_) => size_of::<Properties>(),
-                Content::Encoded(original) => original.bytes.len(),
-            }
+        match &self.content {
+            Content::None => self.body.len(),
+            Content::Decoded(_) => self.body.len() + size_of::<Properties>(),
+            Content::Encoded(original) => size_of_both(&original.bytes, &self.body),
+        }
     }
 
     /// A new message like this one, sent on after death: the time to live is gone, the history has one line more.
@@ -331,9 +330,7 @@ impl Message {
 /// Owns the encoded properties and the body in one allocation. A body that lies inside the encoding (a bare AMQP 1.0
 /// message) is shared with it.
 fn own_both(encoded: &[u8], body: &[u8]) -> (Bytes, Bytes) {
-    let start = (body.as_ptr() as usize).wrapping_sub(encoded.as_ptr() as usize);
-    let inside = start.checked_add(body.len()).is_some_and(|end| end <= encoded.len());
-    if inside && !body.is_empty() {
+    if let Some(start) = start_inside(encoded, body) {
         let encoded = Bytes::copy_from_slice(encoded);
         let body = encoded.slice(start..start + body.len());
         return (encoded, body);
@@ -344,6 +341,17 @@ fn own_both(encoded: &[u8], body: &[u8]) -> (Bytes, Bytes) {
     let mut both = both.freeze();
     let encoded = both.split_to(encoded.len());
     (encoded, both)
+}
+
+/// Where in the encoding the body begins, if it is a part of it.
+fn start_inside(encoded: &[u8], body: &[u8]) -> Option<usize> {
+    let start = (body.as_ptr() as usize).wrapping_sub(encoded.as_ptr() as usize);
+    let inside = start.checked_add(body.len()).is_some_and(|end| end <= encoded.len());
+    (inside && !body.is_empty()).then_some(start)
+}
+
+pub(crate) fn size_of_both(encoded: &[u8], body: &[u8]) -> usize {
+    encoded.len() + if start_inside(encoded, body).is_some() { 0 } else { body.len() }
 }
 
 #[cfg(test)]
@@ -366,6 +374,8 @@ mod tests {
         let original = message.original(Format("test")).unwrap();
         assert_eq!(original.as_ref(), encoded);
         assert_eq!(message.body.as_ptr() as usize - original.as_ptr() as usize, 5);
+        // Not twice: a queue's bounds are about what is kept.
+        assert_eq!((publish.size(), message.size()), (encoded.len(), encoded.len()));
         assert_eq!(message.properties().user_id.as_deref(), Some(encoded));
     }
 
@@ -376,6 +386,7 @@ mod tests {
         let message = Message::from_publish(&publish, Instant::now());
         assert_eq!(message.body.as_ref(), b"body");
         assert_eq!(message.original(Format("test")).unwrap().as_ref(), b"props");
+        assert_eq!((publish.size(), message.size()), (9, 9));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A publish in borrowed terms: what a protocol hands to the broker without owning anything.
 
 use crate::address::AddressRef;
-use crate::message::{Decode, Format, Header, Properties, no_properties};
+use crate::message::{Decode, Format, Header, Properties, no_properties, size_of_both};
 
 /// A transaction's number, chosen by its connection and unique there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,14 +63,13 @@ impl<'a> PublishRef<'a> {
         }
     }
 
-    /// Bytes a target would keep.
+    /// Bytes a target would keep. A body inside the encoding is counted once.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.body.len()
-            + match self.content {
-                ContentRef::None => 0,
-                ContentRef::Decoded(_) => size_of::<Properties>(),
-                ContentRef::Encoded { bytes, .. } => bytes.len(),
-            }
+        match self.content {
+            ContentRef::None => self.body.len(),
+            ContentRef::Decoded(_) => self.body.len() + size_of::<Properties>(),
+            ContentRef::Encoded { bytes, .. } => size_of_both(bytes, self.body),
+        }
     }
 }
