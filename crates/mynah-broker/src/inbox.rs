@@ -134,8 +134,7 @@ impl Inbox {
             state.run = pool::take_run();
         }
         state.append(run);
-        let pause = state.pressure(now);
-        Pushed { wake: state.schedule(), pause, dropped: 0 }
+        state.pressed(now)
     }
 
     /// Appends a run whatever the bounds: what the receiver itself asked for (retained messages).
@@ -185,8 +184,7 @@ impl Inbox {
             return Pushed { dropped, ..Pushed::default() };
         }
         state.deliveries.append(deliveries);
-        let pause = state.pressure(now);
-        Pushed { wake: state.schedule(), pause, dropped: 0 }
+        state.pressed(now)
     }
 
     /// A reply that took its time.
@@ -332,6 +330,15 @@ impl State {
         self.run.bytes.len() <= INBOX_BYTES_LOW && self.deliveries.len() <= INBOX_DELIVERIES_HIGH / 2
     }
 
+    /// What the publisher is told. A receiver that waits for its socket has not taken what it was scheduled for; when the
+    /// inbox reaches its mark it is woken all the same, as it has to watch how long that lasts.
+    fn pressed(&mut self, now: Instant) -> Pushed {
+        let was_high = self.high_since.is_some();
+        let pause = self.pressure(now);
+        let rose = !was_high && self.high_since.is_some();
+        Pushed { wake: self.schedule() || rose, pause, dropped: 0 }
+    }
+
     /// Notes that the inbox is over its mark; true if the publisher shall pause.
     fn pressure(&mut self, now: Instant) -> bool {
         if self.run.bytes.len() < INBOX_BYTES_HIGH && self.deliveries.len() < INBOX_DELIVERIES_HIGH {
@@ -434,6 +441,21 @@ mod tests {
         let mut taken = Taken::default();
         inbox.take(u32::MAX, &mut taken);
         assert!(inbox.push_run(&big, now).pause);
+    }
+
+    #[test]
+    fn a_receiver_that_waits_for_its_socket_is_woken_when_its_inbox_gets_full() {
+        let inbox = Inbox::new(1, INBOX_BYTES_HIGH + 100);
+        let now = Instant::now();
+        let mut run = Run::default();
+        run.bytes.resize(INBOX_BYTES_HIGH / 2, 0);
+        run.frames = 1;
+        assert!(inbox.push_run(&run, now).wake);
+        assert!(inbox.patience_ends().is_none());
+        // Nothing was taken meanwhile.
+        assert!(inbox.push_run(&run, now).wake);
+        assert!(inbox.patience_ends().is_some());
+        assert!(!inbox.push_run(&run, now).wake);
     }
 
     #[test]
