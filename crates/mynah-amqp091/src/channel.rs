@@ -50,6 +50,47 @@ pub(crate) struct Channel {
     pub(crate) replies: Option<Replies>,
 }
 
+/// The channels by number. Clients count from 1, so this is a table: each frame looks its channel up several times.
+#[derive(Debug, Default)]
+pub(crate) struct Channels(Vec<Option<Box<Channel>>>);
+
+impl Channels {
+    pub(crate) fn get(&self, number: &u16) -> Option<&Channel> {
+        self.0.get(usize::from(*number))?.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, number: &u16) -> Option<&mut Channel> {
+        self.0.get_mut(usize::from(*number))?.as_deref_mut()
+    }
+
+    pub(crate) fn insert(&mut self, number: u16, channel: Box<Channel>) {
+        let at = usize::from(number);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || None);
+        }
+        if let Some(place) = self.0.get_mut(at) {
+            *place = Some(channel);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, number: &u16) -> Option<Box<Channel>> {
+        let channel = self.0.get_mut(usize::from(*number))?.take();
+        while let Some(None) = self.0.last() {
+            self.0.pop();
+        }
+        channel
+    }
+
+    /// Gives back room that only a burst needed.
+    pub(crate) fn shrink(&mut self) {
+        for channel in self.0.iter_mut().flatten() {
+            channel.unsettled.shrink();
+            channel.held.shrink_to_fit();
+            channel.incoming.shrink();
+        }
+    }
+}
+
 /// The consumer of `amq.rabbitmq.reply-to` and what stands for it.
 #[derive(Debug)]
 pub(crate) struct Replies {
@@ -104,7 +145,7 @@ impl Amqp091Connection {
                 format!("channel {number} is not in the negotiated range of 1 to {}", self.channel_max);
             return Err(Fault::new(Code::ChannelError, text));
         }
-        if self.channels.contains_key(&number) {
+        if self.channels.get(&number).is_some() {
             return Err(Fault::new(Code::ChannelError, "second 'channel.open' seen"));
         }
         self.serials += 1;

@@ -16,7 +16,7 @@ use mynah_core::protocol::{
 use mynah_core::{ConsumerId, DeliveryTag};
 
 use crate::arguments::{ExchangeBits, QueueBits};
-use crate::channel::Channel;
+use crate::channel::Channels;
 use crate::codec::frame::{self, Frame};
 use crate::codec::method::{Request, Response};
 use crate::config::Amqp091Config;
@@ -79,7 +79,7 @@ pub(crate) struct Amqp091Connection {
     look_again: Option<Instant>,
     /// What the peer did wrong, while its `close-ok` is awaited.
     ending: Option<Violation>,
-    pub(crate) channels: FastMap<u16, Box<Channel>>,
+    pub(crate) channels: Channels,
     pub(crate) consumers: FastMap<ConsumerId, Consumer>,
     pub(crate) last_consumer: u32,
     pub(crate) tickets: u64,
@@ -117,7 +117,7 @@ impl Amqp091Connection {
             unread: false,
             look_again: None,
             ending: None,
-            channels: FastMap::default(),
+            channels: Channels::default(),
             consumers: FastMap::default(),
             last_consumer: 0,
             tickets: 0,
@@ -333,6 +333,11 @@ impl Amqp091Connection {
                 self.on_channel_close(number, host);
                 Ok(())
             }
+            Request::AccessRequest { .. } => {
+                // Tickets went away with 0-9; old libraries still ask for one and send it along.
+                Response::AccessRequestOk { ticket: 1 }.put(host.wire(), number);
+                Ok(())
+            }
             // Late answers to what this side sent.
             Request::ChannelFlowOk { .. } | Request::ChannelCloseOk {} | Request::BasicCancelOk { .. } => {
                 Ok(())
@@ -518,6 +523,11 @@ impl Amqp091Connection {
                     return Err(Violation::new(ViolationKind::Timeout, "missed heartbeats from client"));
                 }
                 if now >= self.last_sent + self.interval(1) {
+                    // Nothing was said for a while: what a burst needed can go.
+                    self.channels.shrink();
+                    self.publishes.shrink_to_fit();
+                    self.taken = Vec::new();
+                    self.tags = Vec::new();
                     frame::put_heartbeat(host.wire());
                 }
             }

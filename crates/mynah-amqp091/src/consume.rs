@@ -15,7 +15,7 @@ use crate::channel::{Channel, Replies};
 use crate::codec::field::Table;
 use crate::codec::method::Response;
 use crate::connection::{Amqp091Connection, REPLACE_TICKET};
-use crate::deliver;
+use crate::deliver::{self, Head};
 use crate::reason::{Code, Fault};
 use crate::settle::Entry;
 use crate::translate::{REPLY_TO, exchange_and_key};
@@ -276,6 +276,10 @@ impl Amqp091Connection {
             channel.held.push_back(delivery);
             return;
         }
+        if !takes_turns(channel, consumer) {
+            put_delivery(channel, consumer.channel, &consumer.tag, &delivery, self.frame_max, host);
+            return;
+        }
         let Some(consumer) = self.consumers.get(&delivery.consumer) else { return };
         let tag = turn(channel, &self.consumers, consumer);
         put_delivery(channel, consumer.channel, &tag, &delivery, self.frame_max, host);
@@ -358,10 +362,14 @@ fn leads(channel: &Channel, consumers: &FastMap<ConsumerId, Consumer>, queue: &s
     !others.any(|other| !other.no_ack && *other.queue == *queue && other.order < order)
 }
 
+fn takes_turns(channel: &Channel, consumer: &Consumer) -> bool {
+    channel.shared_prefetch > 0 && !consumer.no_ack && channel.tags.len() > 1
+}
+
 /// The tag a delivery is shown under: with a shared prefetch the consumers of a queue take turns.
 fn turn(channel: &mut Channel, consumers: &FastMap<ConsumerId, Consumer>, consumer: &Consumer) -> Arc<str> {
     let own = Arc::clone(&consumer.tag);
-    if channel.shared_prefetch == 0 || consumer.no_ack || channel.tags.len() < 2 {
+    if !takes_turns(channel, consumer) {
         return own;
     }
     let live =
@@ -393,8 +401,7 @@ fn put_delivery(
         channel.prefetched += 1;
     }
     let (exchange, key) = exchange_and_key(&delivery.message.address);
-    let wire = host.wire();
-    let redelivered = delivery.redelivered;
-    Response::BasicDeliver { consumer, tag, redelivered, exchange, key: &key }.put(wire, number);
-    deliver::put_content(wire, number, frame_max, &delivery.message, delivery.attempts);
+    let head =
+        Head { channel: number, consumer, tag, redelivered: delivery.redelivered, exchange, key: &key };
+    deliver::put_delivery(host.wire(), frame_max, &head, &delivery.message, delivery.attempts);
 }

@@ -11,7 +11,9 @@ use mynah_core::{Cause, Content, Death, Message, Properties, Value};
 
 use crate::codec::field::{Table, put_entry};
 use crate::codec::frame;
+use crate::codec::method::Response;
 use crate::codec::property::PropertyList;
+use crate::codec::{clipped, len32};
 use crate::translate::{FORMAT, carried, exchange_and_key, spelled};
 
 /// The class of every content.
@@ -30,6 +32,85 @@ const OWN: [&str; 10] = [
     "x-death-text",
     "x-delivery-count",
 ];
+
+/// What `basic.deliver` says before the content.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head<'a> {
+    pub(crate) channel: u16,
+    pub(crate) consumer: &'a str,
+    pub(crate) tag: u64,
+    pub(crate) redelivered: bool,
+    pub(crate) exchange: &'a str,
+    pub(crate) key: &'a str,
+}
+
+/// Writes a delivery: method, header and body.
+pub(crate) fn put_delivery(
+    wire: &mut BytesMut,
+    frame_max: usize,
+    head: &Head<'_>,
+    message: &Message,
+    attempts: u32,
+) {
+    let untouched = message.original(FORMAT).filter(|_| attempts == 0 && message.deaths.is_empty());
+    let largest = |properties: &[u8]| (properties.len() + 12).max(message.body.len()) + frame::OVERHEAD;
+    if let Some(properties) = untouched
+        && largest(properties) <= frame_max
+        && !message.body.is_empty()
+    {
+        put_in_three(wire, head, properties, &message.body);
+        return;
+    }
+    let Head { channel, consumer, tag, redelivered, exchange, key } = *head;
+    Response::BasicDeliver { consumer, tag, redelivered, exchange, key }.put(wire, channel);
+    put_content(wire, channel, frame_max, message, attempts);
+}
+
+/// The usual delivery, three frames whose every length is known: few and large steps, as this is done for each message.
+fn put_in_three(wire: &mut BytesMut, head: &Head<'_>, properties: &[u8], body: &[u8]) {
+    let (consumer, exchange, key) = (clipped(head.consumer), clipped(head.exchange), clipped(head.key));
+    let texts = consumer.len() + exchange.len() + key.len();
+    wire.reserve(texts + properties.len() + body.len() + 64);
+    let short = |text: &str| u8::try_from(text.len()).unwrap_or(u8::MAX);
+    let [c1, c0] = head.channel.to_be_bytes();
+    let [m3, m2, m1, m0] = len32(texts + 16).to_be_bytes();
+    wire.put_slice(&[frame::METHOD, c1, c0, m3, m2, m1, m0, 0, 60, 0, 60, short(consumer)]);
+    wire.put_slice(consumer.as_bytes());
+    let [t7, t6, t5, t4, t3, t2, t1, t0] = head.tag.to_be_bytes();
+    let redelivered = u8::from(head.redelivered);
+    wire.put_slice(&[t7, t6, t5, t4, t3, t2, t1, t0, redelivered, short(exchange)]);
+    wire.put_slice(exchange.as_bytes());
+    wire.put_slice(&[short(key)]);
+    wire.put_slice(key.as_bytes());
+    let [h3, h2, h1, h0] = len32(properties.len() + 12).to_be_bytes();
+    let [b3, b2, b1, b0] = len32(body.len()).to_be_bytes();
+    wire.put_slice(&[
+        frame::END,
+        frame::HEADER,
+        c1,
+        c0,
+        h3,
+        h2,
+        h1,
+        h0,
+        0,
+        60,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        b3,
+        b2,
+        b1,
+        b0,
+    ]);
+    wire.put_slice(properties);
+    wire.put_slice(&[frame::END, frame::BODY, c1, c0, b3, b2, b1, b0]);
+    wire.put_slice(body);
+    wire.put_slice(&[frame::END]);
+}
 
 /// Writes the content of a message: its header frame and its body frames.
 pub(crate) fn put_content(

@@ -11,7 +11,6 @@ use bytes::BytesMut;
 
 use crate::codec::Reader;
 use crate::codec::frame::{self, Frame};
-use crate::codec::method::Request;
 use crate::codec::property::PropertyList;
 use crate::confirm::Published;
 use crate::connection::{Amqp091Connection, PUBLISH_TICKET};
@@ -57,6 +56,13 @@ impl Incoming {
     /// Bytes of a body that is not complete.
     pub(crate) fn assembled(&self) -> usize {
         self.body.len()
+    }
+
+    /// Gives back the buffers if nothing is in them.
+    pub(crate) fn shrink(&mut self) {
+        if self.expects_method() {
+            *self = Self::default();
+        }
     }
 
     fn tidy(&mut self) {
@@ -137,10 +143,12 @@ impl Amqp091Connection {
         if body.len() as u64 != size || size > self.config.message_bytes_max {
             return None;
         }
-        let Ok(Request::BasicPublish { exchange, key, mandatory, immediate: false, .. }) =
-            Request::read(first.payload)
-        else {
-            return None;
+        let mut arguments = Reader::new(first.payload.get(PUBLISH.len()..)?);
+        let _ticket = arguments.u16().ok()?;
+        let (exchange, key) = (arguments.short().ok()?, arguments.short().ok()?);
+        let mandatory = match arguments.u8().ok()? {
+            bits if bits & 0b10 == 0 && arguments.is_empty() => bits & 1 == 1,
+            _ => return None,
         };
         let whole = Whole { exchange, key, mandatory, properties, body };
         Some((len, self.publish(first.channel, whole, host)))
@@ -252,7 +260,8 @@ impl Amqp091Connection {
     }
 
     fn publish(&mut self, number: u16, whole: Whole<'_>, host: &mut dyn Host) -> Result<(), Fault> {
-        let list = PropertyList::parse(whole.properties)?;
+        let mut list = PropertyList::default();
+        list.read(whole.properties)?;
         let header = header_of(&list)?;
         if let Some(user) = list.user_id
             && user != self.user.as_bytes()

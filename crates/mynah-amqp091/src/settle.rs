@@ -107,6 +107,10 @@ impl Unsettled {
         true
     }
 
+    pub(crate) fn shrink(&mut self) {
+        self.entries.shrink_to_fit();
+    }
+
     /// Undoes takes, in whatever order.
     pub(crate) fn put_back(&mut self, entries: &mut Vec<Entry>) {
         self.entries.retain(|entry| !entry.gone);

@@ -18,6 +18,7 @@ macro_rules! methods {
     ) => {
         $(#[$docs])*
         #[derive(Debug, Clone, Copy, PartialEq)]
+        #[allow(clippy::enum_variant_names, reason = "methods are called as on the wire")]
         pub(crate) enum $kind<'a> {
             $( $name { $($f: $t,)* $($bit: bool,)* $($g: $u,)* }, )*
         }
@@ -97,6 +98,7 @@ methods! {
         ChannelFlowOk = 20 / 21 (; active;)
         ChannelClose = 20 / 40 (code: u16, text: &'a str, class: u16, method: u16;;)
         ChannelCloseOk = 20 / 41 (;;)
+        AccessRequest = 30 / 10 (realm: &'a str; exclusive, passive, active, write, read;)
         ExchangeDeclare = 40 / 10 (
             ticket: u16, exchange: &'a str, kind: &'a str;
             passive, durable, auto_delete, internal, no_wait; arguments: Table<'a>
@@ -155,6 +157,7 @@ methods! {
         ChannelFlowOk = 20 / 21 (; active;)
         ChannelClose = 20 / 40 (code: u16, text: &'a str, class: u16, method: u16;;)
         ChannelCloseOk = 20 / 41 (;;)
+        AccessRequestOk = 30 / 11 (ticket: u16;;)
         ExchangeDeclareOk = 40 / 11 (;;)
         ExchangeDeleteOk = 40 / 21 (;;)
         ExchangeBindOk = 40 / 31 (;;)

@@ -46,21 +46,27 @@ pub(crate) struct PropertyList<'a> {
 impl<'a> PropertyList<'a> {
     /// Parses and validates flags and properties; nothing may follow them.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, CodecError> {
+        let mut list = Self::default();
+        list.read(bytes)?;
+        Ok(list)
+    }
+
+    /// The same, into a list that is empty so far: on the way of every publish it need not be moved about.
+    pub(crate) fn read(&mut self, bytes: &'a [u8]) -> Result<(), CodecError> {
         let mut reader = Reader::new(bytes);
         let flags = reader.u16()?;
         // Bit 0 announces more flags and bit 1 no property; class basic has neither.
         if flags & 0b11 != 0 {
             return Err(CodecError::PropertyFlags);
         }
-        let mut list = Self::default();
         // The usual message has a delivery mode and perhaps a content type.
         if flags & !(DELIVERY_MODE | CONTENT_TYPE) == 0 {
-            list.content_type = short(&mut reader, flags, CONTENT_TYPE)?;
-            list.delivery_mode = octet(&mut reader, flags, DELIVERY_MODE)?;
+            self.content_type = short(&mut reader, flags, CONTENT_TYPE)?;
+            self.delivery_mode = octet(&mut reader, flags, DELIVERY_MODE)?;
         } else {
-            list.read_all(&mut reader, flags)?;
+            self.read_all(&mut reader, flags)?;
         }
-        if reader.is_empty() { Ok(list) } else { Err(CodecError::Trailing) }
+        if reader.is_empty() { Ok(()) } else { Err(CodecError::Trailing) }
     }
 
     fn read_all(&mut self, reader: &mut Reader<'a>, flags: u16) -> Result<(), CodecError> {

@@ -427,7 +427,7 @@ fn direct_reply_to() {
     let mut bytes = super::method(1, super::basic_publish("", "rpc", false)).to_vec();
     bytes.extend_from_slice(&super::header(1, 0, &properties));
     pair.bytes(&bytes);
-    let replies = pair.connection.channels[&1].replies.as_ref().unwrap();
+    let replies = pair.connection.channels.get(&1).unwrap().replies.as_ref().unwrap();
     assert_eq!(&*replies.reply_to, "amq.rabbitmq.reply-to.amq.gen-1");
     assert_eq!(pair.calls().len(), 1);
     pair.bytes(&super::publish(1, "", "amq.rabbitmq.reply-to.amq.gen-1", b"reply"));

@@ -196,6 +196,14 @@ fn good_byes() {
 }
 
 #[test]
+fn old_libraries_get_their_ticket() {
+    let mut pair = Pair::open();
+    let [exclusive, passive, active, write, read] = [true; 5];
+    pair.request(1, Request::AccessRequest { realm: "/data", exclusive, passive, active, write, read });
+    assert_eq!(pair.wire(), ["1 AccessRequestOk { ticket: 1 }"]);
+}
+
+#[test]
 fn update_secret_is_answered() {
     let mut pair = Pair::open();
     pair.request(0, Request::ConnectionUpdateSecret { secret: b"new", reason: "old" });

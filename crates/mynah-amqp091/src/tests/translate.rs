@@ -9,8 +9,9 @@ use mynah_core::{
 use super::message;
 use crate::codec::field::{Table, put_entry};
 use crate::codec::frame;
+use crate::codec::method::Response;
 use crate::codec::property::PropertyList;
-use crate::deliver::put_content;
+use crate::deliver::{Head, put_content, put_delivery};
 
 /// The property list a client gets, in its own bytes.
 fn written(message: &Message, attempts: u32) -> Bytes {
@@ -201,4 +202,23 @@ fn headers_that_do_not_fit_a_frame_are_left_out() {
     put_content(&mut wire, 1, 4096, &message, 0);
     let frame = frame::parse(&wire, 4096).unwrap().unwrap();
     assert_eq!(frame.payload.get(12..).unwrap(), [0x10, 0, 1]);
+}
+
+#[test]
+fn the_short_way_writes_what_the_long_way_does() {
+    let check = |body: &[u8], consumer: &str, key: &str| {
+        let message = message(AddressRef::Queue("q"), &[0x10, 0, 2], body);
+        let head = Head { channel: 300, consumer, tag: 1 << 40, redelivered: true, exchange: "e", key };
+        let mut short = BytesMut::new();
+        put_delivery(&mut short, 4096, &head, &message, 0);
+        let mut long = BytesMut::new();
+        let method = Response::BasicDeliver { consumer, tag: 1 << 40, redelivered: true, exchange: "e", key };
+        method.put(&mut long, 300);
+        put_content(&mut long, 300, 4096, &message, 0);
+        assert_eq!(short, long);
+    };
+    check(b"x", "c", "k");
+    check(b"", "", "");
+    check(&[7; 4088], "c", &"k".repeat(300));
+    check(&[7; 4089], &"c".repeat(255), "k");
 }
