@@ -200,7 +200,8 @@ impl MqttConnection {
         self.state = State::Open;
         let properties = self.connack_properties(login, opened);
         let connack = ConnAck {
-            session_present: opened.present,
+            // The byte is reserved in 3.1 [MQTT 3.1 3.2].
+            session_present: opened.present && self.version != Version::V31,
             code: Reason::SUCCESS.0,
             properties: Properties::trusted(&properties),
         };
