@@ -31,7 +31,7 @@ pub enum QueueKind {
     Temporary,
     /// A client's durable session.
     Session,
-    /// A group that shares a subscription; deleted with its last member.
+    /// A group that shares a subscription; deleted with its last member, a durable session being one while it lasts.
     Shared,
 }
 
@@ -85,9 +85,17 @@ pub struct Guarded {
     pub unused_since: Instant,
     /// The timer for `expires`.
     pub unused_timer: Option<TimerKey>,
+    /// Durable sessions that are members of this group, connected or not.
+    pub members: u32,
 }
 
 impl Guarded {
+    /// Nobody consumes, and no session will come back to.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.machine.consumers() == 0 && self.members == 0
+    }
+
     /// When the timer for messages that expire is to be set, if it is not set for early enough.
     pub fn arm(&mut self) -> Option<Instant> {
         let at = self.machine.next_expiry()?;
@@ -115,6 +123,7 @@ impl QueueHandle {
             armed: None,
             unused_since: now,
             unused_timer: None,
+            members: 0,
         };
         Arc::new(Self {
             name,

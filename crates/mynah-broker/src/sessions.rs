@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use mynah_core::protocol::{Expiry, Notice, SessionTerms, Ticket, Will};
+use mynah_core::protocol::{Expiry, Notice, Refusal, RefusalKind, Reply, SessionTerms, Ticket, Will};
 use mynah_core::{ConsumerId, Filter, Wire};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -53,6 +53,8 @@ pub struct PendingOpen {
 pub struct Session {
     pub queue: Arc<QueueHandle>,
     pub subscriptions: HashMap<ConsumerId, SessionSubscription>,
+    /// Queues of the groups it is a member of, which stay while it is away.
+    pub groups: Vec<(ConsumerId, Arc<QueueHandle>)>,
     pub parked: Option<Bytes>,
     pub expiry: Expiry,
 }
@@ -83,11 +85,13 @@ impl Client {
 }
 
 impl ClientState {
-    /// Asks whoever is connected to go, for somebody who waits; who waited before is asked to go too.
+    /// Asks whoever is connected to go, for somebody who waits; who waited before is refused.
     pub fn wait_for_turn(&mut self, pending: PendingOpen) -> Vec<Arc<Inbox>> {
         let mut wake = Vec::new();
         if let Some(earlier) = self.pending.replace(Box::new(pending)) {
-            if earlier.inbox.push_notice(Notice::TakenOver).wake {
+            let text = "another connection opens under this client identifier, later than this one";
+            let refused = Reply::Refused(Refusal::new(RefusalKind::Unavailable, text));
+            if earlier.inbox.push_reply(earlier.ticket, refused).wake {
                 wake.push(earlier.inbox);
             }
         } else if let Some(online) =

@@ -291,6 +291,9 @@ impl Turn<'_> {
         };
         // Deliveries are taken from the inbox by this very task, so not before it is known here.
         self.insert_consumer(id, Consumer::Queue(Box::new(from)));
+        if queue.kind == QueueKind::Shared {
+            self.join_group(id, &queue);
+        }
         if let Some(rare) = self.host.rare.as_deref_mut() {
             // It goes on with what it had when it was cancelled.
             rare.lingering.retain(|(known, _)| *known != id);
@@ -469,7 +472,8 @@ impl Turn<'_> {
     pub(super) fn detach_consumer(&mut self, id: ConsumerId, end: End) -> bool {
         let Some(consumer) = self.remove_consumer(id) else {
             // A resumed session has subscriptions that this connection never attached.
-            return self.forget_session_subscription(id);
+            let member = end.forget && self.leave_group(id);
+            return self.forget_session_subscription(id) || member;
         };
         let me = self.host.inbox.connection();
         let host = Arc::clone(&self.host.host);
@@ -479,6 +483,9 @@ impl Turn<'_> {
                 self.forget_session_subscription(id);
             }
             Consumer::Queue(from) => {
+                if from.queue.kind == QueueKind::Shared {
+                    self.leave_group(id);
+                }
                 self.detach_from_queue(id, &from, end.keep_unsettled, false);
                 if end.forget && from.durable {
                     host.delete_queue(self.batch, &from.queue, self.now);
@@ -521,13 +528,47 @@ impl Turn<'_> {
             QueueKind::Session => false,
         };
         if left == 0 && ends {
-            let unused = |guarded: &Guarded| guarded.machine.consumers() == 0;
             let host = Arc::clone(&self.host.host);
-            host.delete_queue_if(self.batch, &from.queue, self.now, unused);
+            host.delete_queue_if(self.batch, &from.queue, self.now, Guarded::is_abandoned);
         }
     }
 
     /// True if there was one.
+    /// Being a member of a group is part of a durable session: the group's queue stays while the session does.
+    fn join_group(&mut self, id: ConsumerId, group: &Arc<QueueHandle>) {
+        let Some(client) = self.host.client.clone() else { return };
+        let mut state = client.lock();
+        let Some(session) = state.session.as_deref_mut() else { return };
+        if session.groups.iter().any(|(known, queue)| *known == id && Arc::ptr_eq(queue, group)) {
+            return;
+        }
+        // What it was a member of under this number before it was away, or is gone.
+        let (old, rest) = std::mem::take(&mut session.groups)
+            .into_iter()
+            .partition(|(known, queue)| *known == id || queue.is_deleted());
+        session.groups = rest;
+        session.groups.push((id, Arc::clone(group)));
+        group.lock().members += 1;
+        drop(state);
+        let (host, old): (_, Vec<(ConsumerId, Arc<QueueHandle>)>) = (Arc::clone(&self.host.host), old);
+        for (_, group) in old {
+            host.leave_group(self.batch, &group, self.now);
+        }
+    }
+
+    /// False if its session was no member under this number.
+    fn leave_group(&mut self, id: ConsumerId) -> bool {
+        let Some(client) = self.host.client.clone() else { return false };
+        let mut state = client.lock();
+        let Some(session) = state.session.as_deref_mut() else { return false };
+        let Some(at) = session.groups.iter().position(|(known, _)| *known == id) else { return false };
+        let (_, group) = session.groups.swap_remove(at);
+        drop(state);
+        let host = Arc::clone(&self.host.host);
+        host.leave_group(self.batch, &group, self.now);
+        true
+    }
+
     fn forget_session_subscription(&mut self, id: ConsumerId) -> bool {
         let Some(client) = self.host.client.clone() else { return false };
         let mut state = client.lock();

@@ -18,7 +18,7 @@ use crate::batch::Batch;
 use crate::connections::About;
 use crate::inbox::Inbox;
 use crate::limits::VERIFICATIONS_MAX;
-use crate::queues::{QueueHandle, QueueKind};
+use crate::queues::{Guarded, QueueHandle, QueueKind};
 use crate::sessions::{Client, ClientState, PendingOpen, Session};
 use crate::timers::Due;
 use crate::virtual_host::VirtualHost;
@@ -247,8 +247,13 @@ impl VirtualHost {
             let name = format!("{SESSION_PREFIX}{}", client.id);
             let spec = QueueSpec { delivery_limit: Some(0), ..QueueSpec::default() };
             let (queue, _) = self.queue_or_create(&name, QueueKind::Session, None, &spec, now);
-            let session =
-                Session { queue, subscriptions: HashMap::new(), parked: None, expiry: terms.expiry };
+            let session = Session {
+                queue,
+                subscriptions: HashMap::new(),
+                groups: Vec::new(),
+                parked: None,
+                expiry: terms.expiry,
+            };
             state.session = Some(Box::new(session));
         }
         let mut parked = None;
@@ -296,9 +301,20 @@ impl VirtualHost {
     }
 
     fn end_session(&self, batch: &mut Batch, state: &mut ClientState, now: Instant) {
-        if let Some(session) = state.session.take() {
-            self.delete_queue(batch, &session.queue, now);
+        let Some(session) = state.session.take() else { return };
+        self.delete_queue(batch, &session.queue, now);
+        for (_, group) in &session.groups {
+            self.leave_group(batch, group, now);
         }
+    }
+
+    /// A durable session is not a member any more.
+    pub(super) fn leave_group(&self, batch: &mut Batch, group: &Arc<QueueHandle>, now: Instant) {
+        {
+            let mut guarded = group.lock();
+            guarded.members = guarded.members.saturating_sub(1);
+        }
+        self.delete_queue_if(batch, group, now, Guarded::is_abandoned);
     }
 
     /// An operator ends a session; whoever is connected to it is told to go. Answers how many messages waited.

@@ -263,6 +263,10 @@ impl World {
             if client.opened().is_some() {
                 connected.waits = false;
             }
+            if connected.waits && client.open.is_empty() {
+                // Refused: somebody else came after it.
+                told = Some(slot);
+            }
             if client.notices.drain(..).any(|notice| matches!(notice, Notice::TakenOver)) {
                 told = Some(slot);
             }

@@ -7,7 +7,7 @@ use mynah_core::protocol::{Expiry, Farewell, Host, Notice, RefusalKind, Reply, R
 use mynah_core::{AddressRef, ConsumerId, Guarantee, Outcome, PublishRef};
 
 use crate::lab::{
-    CLEAN, Client, FORGET, Lab, at_least_once, direct, from_queue, of_session, terms, topic, will,
+    CLEAN, Client, FORGET, Lab, at_least_once, direct, from_queue, of_session, shared, terms, topic, will,
 };
 
 const FOR_GOOD: Option<Farewell> = Some(Farewell::Clean { expiry: Some(Expiry::AtEnd) });
@@ -34,8 +34,12 @@ fn of_twenty_that_take_over_one_is_left() {
     assert_eq!(opened.iter().filter(|opened| **opened).count(), 1, "who comes later waits");
     // Whoever was told to go goes; the last one that asked was told nothing.
     let mut last = all.pop().unwrap();
-    for mut one in all {
-        assert!(one.was_told(|notice| matches!(notice, Notice::TakenOver)));
+    for (at, mut one) in all.into_iter().enumerate() {
+        one.sync();
+        assert!(one.open.is_empty(), "every request is answered");
+        let refused = matches!(&one.replies[..], [(_, Reply::Refused(_))]);
+        let told = one.was_told(|notice| matches!(notice, Notice::TakenOver));
+        assert_eq!((refused, told), (at > 0, at == 0));
         one.leave(None);
     }
     last.sync();
@@ -400,6 +404,42 @@ fn a_shorter_expiry_may_be_asked_for_at_the_end() {
     let (one, _) = lab.session("c", terms(false, 60));
     one.leave(Some(Farewell::Clean { expiry: Some(Expiry::After(Duration::from_secs(5))) }));
     lab.advance(5_000);
+    lab.assert_only(&[]);
+}
+
+#[test]
+fn a_group_waits_for_its_members_that_have_sessions() {
+    let lab = Lab::new();
+    let mut publisher = lab.connect();
+    let (mut one, _) = lab.session("c", terms(false, 60));
+    one.attach(5, shared("g", "a"));
+    publisher.send(topic("a"), "out");
+    assert_eq!(one.bodies(), ["out"]);
+    one.leave(None);
+    assert_eq!(publisher.send(topic("a"), "waits"), 1);
+    let mut guest = lab.connect();
+    guest.attach(1, shared("g", "a"));
+    assert_eq!(guest.bodies(), ["out", "waits"]);
+    guest.leave(None);
+    // The protocol attaches again what its session had.
+    let (mut one, _) = lab.session("c", terms(false, 60));
+    one.attach(5, shared("g", "a"));
+    assert_eq!(one.bodies(), ["out", "waits"]);
+    one.attach(5, shared("g", "a"));
+    one.leave(None);
+    lab.advance(60_000);
+    assert_eq!(publisher.send(topic("a"), "nobody"), 0, "the session was the last member");
+    // Unsubscribing ends it at once, and so does a fresh start.
+    let (mut one, _) = lab.session("c", terms(false, 60));
+    one.attach(5, shared("g", "a"));
+    one.detach(5, FORGET);
+    assert_eq!(publisher.send(topic("a"), "nobody"), 0);
+    one.attach(6, shared("g", "a"));
+    one.leave(None);
+    let (one, _) = lab.session("c", terms(true, 0));
+    assert_eq!(publisher.send(topic("a"), "nobody"), 0);
+    one.leave(CLEAN);
+    publisher.leave(CLEAN);
     lab.assert_only(&[]);
 }
 

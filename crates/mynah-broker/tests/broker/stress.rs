@@ -19,7 +19,7 @@ use crate::lab::{
 const MESSAGES: u64 = 6_000;
 const ROUNDS: u64 = 600;
 /// Everybody is done in a fraction of this unless somebody waits for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 type Job = Box<dyn FnOnce(&Lab, &Shared) + Send>;
 
@@ -97,10 +97,12 @@ fn be_a_client(lab: &Lab, number: u64) {
         let will = (dice.roll(3) == 0).then(|| will(AddressRef::Client(&id), "will", 0, lab.now()));
         let told = |one: &mut Client| one.was_told(|notice| matches!(notice, Notice::TakenOver));
         if one.open(&id, terms(fresh, expiry), will).is_none() {
-            while one.opened().is_none() && !told(&mut one) {
+            while !one.open.is_empty() {
+                one.sync();
                 thread::yield_now();
             }
-            if !one.open.is_empty() {
+            if one.opened().is_none() {
+                // Somebody else came after it.
                 one.leave(None);
                 continue;
             }
