@@ -104,12 +104,13 @@ def test_a_new_worker_gets_its_share_without_the_publisher_knowing(broker, clien
         boss.publish("queue", queue, job)
     second = worker(client, "amqp10", queue, credit=1)
     settled(lambda: broker.counts(queue), (2, 2), "one each")
-    taken = []
-    for each in (first, second, first, second):
-        received = each.receive()
-        taken.append(received.body)
-        each.accept(received)
-    assert sorted(taken) == jobs(4)
+    held = [first.receive(), second.receive()]
+    first.accept(held[0])
+    settled(lambda: broker.counts(queue), (1, 2), "the first has its next")
+    second.accept(held[1])
+    settled(lambda: broker.counts(queue), (0, 2), "and so has the second")
+    held += [first.receive(), second.receive()]
+    assert sorted(received.body for received in held) == jobs(4)
 
 
 def test_receive_maximum_is_the_credit_of_an_mqtt_session(broker, client, fresh):
