@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mynah_core::exchange::Exchange;
 use mynah_core::hash::Seed;
 use mynah_core::trie::Trie;
-use mynah_core::{Address, AddressRef, ConsumerId, Filter, Guarantee, Wire};
+use mynah_core::{Address, AddressRef, ConsumerId, Guarantee, Wire};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::inbox::Inbox;
@@ -193,14 +193,6 @@ impl RoutingTable {
     /// A queue came or went.
     pub fn invalidate(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub fn subscribe(&self, filter: &Filter, subscription: Subscription) {
-        self.write().topics.insert(filter, subscription);
-    }
-
-    pub fn unsubscribe(&self, filter: &Filter, is_it: impl FnMut(&Subscription) -> bool) -> bool {
-        !self.write().topics.remove(filter, is_it).is_empty()
     }
 
     /// The thread's remembered route, or `build`'s, which is remembered.

@@ -170,7 +170,8 @@ impl Turn<'_> {
         let mut loads: Vec<Load> = Vec::new();
         for step in steps {
             let Staged::Publish { message } = step else { continue };
-            let publish = message.as_publish();
+            // As mandatory: only looking must not make a queue by use.
+            let publish = PublishRef { mandatory: true, ..message.as_publish() };
             let route = host.routes.find(publish.address, || host.build_route(&publish, self.now));
             match route.outcome {
                 Found::Yes | Found::NoQueue => {}
