@@ -69,7 +69,7 @@ impl VirtualHost {
         Bound::Yes
     }
 
-    /// Leads exactly these topics to a queue and no others, in one step.
+    /// Leads these topics to a queue, in place of all others if it was not so before; in one step.
     pub(crate) fn rebind_topic(
         &self,
         queue: &Arc<QueueHandle>,
@@ -80,11 +80,12 @@ impl VirtualHost {
         if queue.is_deleted() {
             return Bound::Gone;
         }
-        let old = queue.filters();
-        let same = old.len() == 1 && old.contains(filter);
+        let same = queue.has_filter(filter);
         if same && no_local.is_none() {
             return Bound::Already;
         }
+        // Bindings that others added stay while the subscription is the same.
+        let old = if same { vec![filter.clone()] } else { queue.filters() };
         for old in &old {
             queue.forget_filter(old);
             tables.topics.remove_one(old, |known| known.leads_to(queue, None));

@@ -331,6 +331,21 @@ fn an_unused_queue_is_deleted_and_any_use_puts_it_off() {
 }
 
 #[test]
+fn the_timer_task_ends_with_the_broker() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let broker = mynah_broker::Broker::start(mynah_broker::BrokerConfig::default()).unwrap();
+        tokio::task::yield_now().await;
+        let shared = Arc::clone(&broker.shared);
+        drop(broker);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&shared), 1);
+    });
+}
+
+#[test]
 fn draining_is_answered_after_the_deliveries() {
     let lab = Lab::new();
     let mut one = lab.connect();

@@ -77,6 +77,24 @@ fn a_durable_subscription_stays_until_it_is_forgotten() {
 }
 
 #[test]
+fn a_durable_subscription_keeps_bindings_that_others_gave_it() {
+    let lab = Lab::new();
+    let (mut one, mut publisher) = (lab.connect(), lab.connect());
+    let durable = |no_local| Source { no_local, ..from_topic("a", Holder::Durable("d")) };
+    one.attach(1, durable(false));
+    publisher.bind("amq.topic", "d", "b").unwrap();
+    one.leave(None);
+    assert_eq!((publisher.send(topic("a"), "x"), publisher.send(topic("b"), "y")), (1, 1));
+    for no_local in [false, true] {
+        let mut one = lab.connect();
+        one.attach(1, durable(no_local));
+        assert_eq!(one.bodies(), ["x", "y"]);
+        one.leave(None);
+    }
+    assert_eq!(publisher.send(topic("b"), "z"), 1);
+}
+
+#[test]
 fn retained_messages_reach_subscriptions_with_a_queue() {
     let lab = Lab::new();
     let mut one = lab.connect();
