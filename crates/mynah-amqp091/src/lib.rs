@@ -4,8 +4,9 @@
 //!
 //! - [`codec`]: bytes to frames, methods, tables and property lists, and back; knows no meaning
 //! - [`connection`]: frames to handlers, heartbeats, errors; [`handshake`]: until the connection is open
-//! - [`channel`]: what a channel remembers; [`publish`], [`confirm`], [`consume`], [`settle`], [`topology`], [`tx`]: what
-//!   each class of methods asks of the broker, and what goes back
+//! - [`channel`]: what a channel remembers; [`waiting`]: the request that waits for the broker, one at a time
+//! - [`publish`], [`confirm`], [`consume`], [`get`], [`qos`], [`settle`], [`topology`], [`tx`]: what each method asks of the
+//!   broker, and what goes back; [`arguments`]: declarations to the core's specifications
 //! - [`translate`], [`deliver`]: addresses and properties to the core's words and back
 //! - [`reason`]: every reply code
 //!
@@ -13,7 +14,9 @@
 //!
 //! The exchange `amq.topic` is the broker's topic space, which all protocols share: its keys are topics with dots, and the
 //! exchange `p2p` reaches one client by its identifier. A reply-to that is no queue is shown as a text that works as a key
-//! of the default exchange: `/topics/a/b`, `/exchanges/e/k`, `/p2p/c`.
+//! of the default exchange: `/topics/a/b`, `/exchanges/e/k`, `/p2p/c`. Direct reply-to is a private queue.
+//!
+//! Not built: CC and BCC headers, streams, `connection.blocked` (not claimed), `mandatory` inside a transaction.
 //!
 //! Never: a socket, a clock, another protocol.
 
