@@ -85,7 +85,8 @@ def test_an_operator_closes_a_connection(broker, client, fresh):
     identity = fresh("id")
     victim = client("mqtt5", client_id=identity)
     number = until(
-        lambda: [each["number"] for each in broker.api("/connections") if each["client_id"] == identity], "it is listed"
+        lambda: [each["number"] for each in broker.api("/connections") if each["client_id"] == identity],
+        "it is listed",
     )[0]
     assert broker.http("DELETE", f"/api/v1/connections/{number}")[0] == 204
     until(victim.disconnected.is_set, "it is told and closed")
@@ -148,12 +149,19 @@ def test_purge_leaves_what_is_out(broker, client, fresh):
 def test_peek_changes_nothing(broker, client, fresh):
     queue = fresh("q")
     boss = client("amqp10")
-    props = Props(content_type="text/plain", correlation_id="c", message_id="m", priority=6, app={"k": "v"}, durable=True)
+    props = Props(
+        content_type="text/plain", correlation_id="c", message_id="m", priority=6, app={"k": "v"}, durable=True
+    )
     boss.publish("queue", queue, "grün".encode(), props)
     boss.publish("queue", queue, b"\xff\x00")
     for _ in range(3):
         first, second = broker.api(f"/queues/{queue}/messages?count=10")
-    assert (first["body"], first["content_type"], first["priority"], first["durable"]) == ("grün", "text/plain", 6, True)
+    assert (first["body"], first["content_type"], first["priority"], first["durable"]) == (
+        "grün",
+        "text/plain",
+        6,
+        True,
+    )
     assert (first["correlation_id"], first["message_id"], first["properties"]) == ("c", "m", {"k": "v"})
     assert base64.b64decode(second["body_base64"]) == b"\xff\x00"
     assert len(broker.api(f"/queues/{queue}/messages?count=1")) == 1
@@ -171,7 +179,12 @@ def test_peek_shows_the_dead_letter_history(broker, client, fresh):
     worker.reject(worker.receive())
     until(lambda: broker.counts(f"{queue}.dlq") == (1, 0), "it is dead")
     death = broker.api(f"/queues/{queue}.dlq/messages")[0]["deaths"][0]
-    assert (death["cause"], death["queue"], death["count"], death["address"]) == ("rejected", queue, 1, f"queue:{queue}")
+    assert (death["cause"], death["queue"], death["count"], death["address"]) == (
+        "rejected",
+        queue,
+        1,
+        f"queue:{queue}",
+    )
     assert death["time_ms"] > 1_700_000_000_000
 
 
@@ -269,7 +282,9 @@ def test_openapi_is_a_valid_document(broker):
                 response = resolve(response["$ref"]) if "$ref" in response else response
                 assert response["description"], (path, method, code)
             identifiers.append(operation.get("operationId", f"{method} {path}"))
-            declared = [resolve(p["$ref"]) if "$ref" in p else p for p in parameters + operation.get("parameters", [])]
+            declared = [
+                resolve(p["$ref"]) if "$ref" in p else p for p in parameters + operation.get("parameters", [])
+            ]
             in_path = {p["name"] for p in declared if p["in"] == "path"}
             wanted = {part[1:-1] for part in path.split("/") if part.startswith("{")}
             assert in_path == wanted, (path, method)

@@ -24,7 +24,13 @@ def test_server_properties(client):
     properties = client("amqp091").connection._impl.server_properties
     assert properties["product"]
     capabilities = properties["capabilities"]
-    for name in ("publisher_confirms", "exchange_exchange_bindings", "basic.nack", "consumer_cancel_notify", "per_consumer_qos"):
+    for name in (
+        "publisher_confirms",
+        "exchange_exchange_bindings",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "per_consumer_qos",
+    ):
         assert capabilities.get(name) is True, name
 
 
@@ -391,7 +397,9 @@ def test_a_silent_client_is_closed(broker):
     wire.send(bytes.fromhex("414d5150 00000901"))
     wire.expect("01 00 00")
     wire.expect_text("PLAIN")
-    start_ok = bytes.fromhex("000a000b 00000000 05") + b"PLAIN" + (12).to_bytes(4, "big") + b"\0guest\0guest" + b"\x05en_US"
+    start_ok = (
+        bytes.fromhex("000a000b 00000000 05") + b"PLAIN" + (12).to_bytes(4, "big") + b"\0guest\0guest" + b"\x05en_US"
+    )
     wire.send(b"\x01\0\0" + len(start_ok).to_bytes(4, "big") + start_ok + b"\xce")
     wire.expect_text("\x00\x0a\x00\x1e")
     tune_ok = bytes.fromhex("000a001f 07ff 00020000 0001")

@@ -103,7 +103,9 @@ def healthy(broker):
     # At least one more exchange after the last bad byte.
     marks = {pair.protocol: pair.done for pair in pairs}
     end = time.monotonic() + PATIENCE
-    while any(pair.done == marks[pair.protocol] and pair.failure is None for pair in pairs) and time.monotonic() < end:
+    while (
+        any(pair.done == marks[pair.protocol] and pair.failure is None for pair in pairs) and time.monotonic() < end
+    ):
         time.sleep(0.005)
     after = {pair.protocol: pair.finish() for pair in pairs}
     assert all(after[protocol] > before[protocol] for protocol in HEALTHY), (before, after)
@@ -129,7 +131,7 @@ def test_garbage(broker, healthy, port):
     seed = 20261121
     dice = random.Random(seed)
     print("seed", seed)
-    for number in range(150):
+    for _ in range(150):
         preamble = dice.choice(PREAMBLES[port])
         throw(broker, port, preamble + dice.randbytes(dice.choice((1, 7, 60, 500, 5000))))
 
@@ -144,7 +146,7 @@ def test_valid_frames_with_flipped_bits(broker, healthy, port):
         "stomp": b"SEND\ndestination:/topic/t\nreceipt:1\ncontent-length:2\n\nxx\0SUBSCRIBE\nid:1\ndestination:/topic/t\n\n\0",
         "amqp": bytes.fromhex("0000001a 02000000 00 53 10 d0 0000000a 00000001 a1 04") + b"wire",
     }[port]
-    for number in range(150):
+    for _ in range(150):
         data = bytearray(dice.choice(PREAMBLES[port][1:]) + publish * 3)
         for _ in range(dice.randint(1, 6)):
             at = dice.randrange(len(data))
@@ -215,7 +217,9 @@ def test_a_reader_that_does_not_read(broker, healthy, client, fresh):
         writer.publish("topic", topic, payload, confirm=number % 20 == 19)
         assert reader.receive().body == payload
     assert broker.resident_bytes() - before < 64 << 20
-    dropped = broker.metrics().get(("mynah_messages_dropped_total", (("protocol", "mqtt"), ("reason", "inbox-full"))), 0)
+    dropped = broker.metrics().get(
+        ("mynah_messages_dropped_total", (("protocol", "mqtt"), ("reason", "inbox-full"))), 0
+    )
     assert dropped > 0
     wire.close()
 

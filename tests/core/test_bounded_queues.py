@@ -28,7 +28,9 @@ def test_drop_head_keeps_the_newest(broker, client, fresh, sender):
     boss = client(sender)
     for number in range(5):
         boss.publish("queue", queue, b"%d" % number)
-    settled(lambda: (broker.counts(queue), broker.counts(f"{queue}.dlq")), ((3, 0), (2, 0)), "three stay, two are dead")
+    settled(
+        lambda: (broker.counts(queue), broker.counts(f"{queue}.dlq")), ((3, 0), (2, 0)), "three stay, two are dead"
+    )
     assert contents(client, queue, 3) == [b"2", b"3", b"4"]
     assert contents(client, f"{queue}.dlq", 2) == [b"0", b"1"]
 
@@ -98,3 +100,15 @@ def test_the_configured_default_bounds_every_queue(own_broker, client, fresh):
     for number in range(4):
         boss.publish("queue", queue, b"%d" % number)
     settled(lambda: (small.counts(queue), small.counts(f"{queue}.dlq")), ((2, 0), (2, 0)), "the two oldest fell out")
+
+
+def test_mqtt_3_is_not_told_taken_when_the_queue_is_full(broker, client, fresh):
+    """It cannot be told no; without an acknowledgement it sends again when it comes back."""
+    queue = fresh("q")
+    client("amqp091").declare_queue(queue, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    boss = client("mqtt311")
+    boss.publish("queue", queue, b"1")
+    refused = boss.publish("queue", queue, b"2", qos=1, confirm=False)
+    boss.publish("topic", fresh("t"), b"acknowledged, though sent later")
+    assert not refused.is_published()
+    assert broker.counts(queue) == (1, 0)

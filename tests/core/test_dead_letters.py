@@ -43,7 +43,9 @@ def test_queue_length(broker, client, fresh, reader):
     boss = client("stomp")
     for number in range(8):
         boss.publish("queue", queue, b"%d" % number)
-    settled(lambda: (broker.counts(queue), broker.counts(f"{queue}.dlq")), ((5, 0), (3, 0)), "the three oldest fell out")
+    settled(
+        lambda: (broker.counts(queue), broker.counts(f"{queue}.dlq")), ((5, 0), (3, 0)), "the three oldest fell out"
+    )
     dead = read_death(broker, client, f"{queue}.dlq", reader)
     assert (dead.body, dead.death.cause, dead.death.queue, dead.death.count) == (b"0", "queue-length", queue, 1)
 

@@ -7,7 +7,15 @@ from proton import Message
 from support.clients import Props
 
 #: Requesters and how they name the place they wait at.
-REQUESTERS = ("mqtt5-topic", "mqtt5-queue", "stomp-temp", "stomp-queue", "amqp10-dynamic", "amqp091-direct", "amqp091-queue")
+REQUESTERS = (
+    "mqtt5-topic",
+    "mqtt5-queue",
+    "stomp-temp",
+    "stomp-queue",
+    "amqp10-dynamic",
+    "amqp091-direct",
+    "amqp091-queue",
+)
 WORKERS = ("mqtt5", "stomp", "amqp10", "amqp091")
 
 
@@ -77,7 +85,10 @@ def test_many_requesters_and_workers_share_one_queue(client, fresh):
     workers = [(protocol, client(protocol)) for protocol in ("stomp", "amqp10", "amqp091")]
     for _, worker in workers:
         worker.subscribe("queue", queue, ack="client", credit=2)
-    requesters = [Requester(client, fresh, style) for style in ("mqtt5-topic", "stomp-temp", "amqp10-dynamic", "amqp091-direct", "mqtt5-queue")]
+    requesters = [
+        Requester(client, fresh, style)
+        for style in ("mqtt5-topic", "stomp-temp", "amqp10-dynamic", "amqp091-direct", "mqtt5-queue")
+    ]
     for number, requester in enumerate(requesters):
         requester.ask(queue, b"%d" % number, f"corr-{number}")
     done = 0

@@ -24,7 +24,9 @@ def subscribe(client, protocol, pattern):
     return reader
 
 
-@pytest.mark.parametrize("pattern, matching, others", EXAMPLES, ids=[example[0].format("home") for example in EXAMPLES])
+@pytest.mark.parametrize(
+    "pattern, matching, others", EXAMPLES, ids=[example[0].format("home") for example in EXAMPLES]
+)
 def test_the_six_examples(client, fresh, pattern, matching, others):
     root = fresh("home")
     place = lambda text: text.format(root)

@@ -63,8 +63,17 @@ def test_rarer_properties_of_amqp_1_0(client, arrives):
     assert (seen["timestamp"], seen["expires"]) == ("1700000000500", "4000000000000")
     properties = arrives("amqp091", send).raw[1]
     assert (properties.user_id, properties.content_encoding, properties.timestamp) == ("guest", "gzip", 1_700_000_000)
-    headers = {key: properties.headers[key] for key in ("x-subject", "x-to", "x-group-id", "x-group-sequence", "x-reply-to-group-id")}
-    assert headers == {"x-subject": "s", "x-to": "to-1", "x-group-id": "g", "x-group-sequence": 7, "x-reply-to-group-id": "rg"}
+    headers = {
+        key: properties.headers[key]
+        for key in ("x-subject", "x-to", "x-group-id", "x-group-sequence", "x-reply-to-group-id")
+    }
+    assert headers == {
+        "x-subject": "s",
+        "x-to": "to-1",
+        "x-group-id": "g",
+        "x-group-sequence": 7,
+        "x-reply-to-group-id": "rg",
+    }
     assert properties.headers["x-absolute-expiry-time"] in (
         4_000_000_000_000,
         datetime.datetime.fromtimestamp(4_000_000_000, datetime.timezone.utc),
@@ -73,7 +82,12 @@ def test_rarer_properties_of_amqp_1_0(client, arrives):
 
 def test_rarer_properties_of_0_9_1(client, arrives):
     send = from_amqp091(
-        client, type="order", app_id="shop", content_encoding="gzip", timestamp=1_700_000_000, headers={"x-mine": "kept"}
+        client,
+        type="order",
+        app_id="shop",
+        content_encoding="gzip",
+        timestamp=1_700_000_000,
+        headers={"x-mine": "kept"},
     )
     seen = arrives("mqtt5", send).props.app
     assert (seen["type"], seen["app-id"], seen["content-encoding"]) == ("order", "shop", "gzip")
@@ -85,7 +99,11 @@ def test_rarer_properties_of_0_9_1(client, arrives):
     message = arrives("amqp10", send).raw[0]
     assert (str(message.content_encoding), message.creation_time) == ("gzip", 1_700_000_000)
     annotations = {str(key): value for key, value in message.annotations.items()}
-    assert (annotations["x-basic-type"], annotations["x-basic-app-id"], annotations["x-mine"]) == ("order", "shop", "kept")
+    assert (annotations["x-basic-type"], annotations["x-basic-app-id"], annotations["x-mine"]) == (
+        "order",
+        "shop",
+        "kept",
+    )
 
 
 def test_types_as_text_and_back(client, arrives):
@@ -102,7 +120,12 @@ def test_types_as_text_and_back(client, arrives):
         seen = arrives(reader, send).props.app
         assert {key: seen.get(key) for key in expected} == expected, reader
     headers = arrives("amqp091", send).props.app
-    assert (headers["int"], headers["yes"], headers["text"], headers["uuid"]) == (-5, True, "é", str(uuid.UUID(int=17)))
+    assert (headers["int"], headers["yes"], headers["text"], headers["uuid"]) == (
+        -5,
+        True,
+        "é",
+        str(uuid.UUID(int=17)),
+    )
 
 
 def test_nested_headers_of_0_9_1_become_annotations(client, arrives):
@@ -201,7 +224,9 @@ def test_durability_of_mqtt_is_its_quality_of_service(client, arrives, reader):
 
 def test_mqtt_3_sees_the_body_and_nothing_else(client, fresh):
     queue = fresh("q")
-    client("stomp").publish("queue", queue, b"x", Props(content_type="a/b", app={"k": "v"}, ttl_ms=60_000, durable=True))
+    client("stomp").publish(
+        "queue", queue, b"x", Props(content_type="a/b", app={"k": "v"}, ttl_ms=60_000, durable=True)
+    )
     reader = client("mqtt311")
     reader.subscribe("queue", queue, ack="client")
     received = reader.receive()
@@ -213,7 +238,10 @@ def test_how_each_receiver_spells_an_address(client, fresh):
     """A reply-to of every kind, as each other protocol shows it (docs/mapping.md, Where to reply to)."""
     topic, word, name = fresh("a"), "b", fresh("q")
     cases = [
-        (("topic", f"{topic}/{word}"), (f"{topic}/{word}", f"/topic/{topic}.{word}", f"/topics/{topic}/{word}", f"/topics/{topic}/{word}")),
+        (
+            ("topic", f"{topic}/{word}"),
+            (f"{topic}/{word}", f"/topic/{topic}.{word}", f"/topics/{topic}/{word}", f"/topics/{topic}/{word}"),
+        ),
         (("queue", name), (f"$queue/{name}", f"/queue/{name}", name, f"/queues/{name}")),
     ]
     for reply_to, spellings in cases:

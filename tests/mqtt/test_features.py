@@ -52,6 +52,31 @@ def test_exactly_once_in_both_directions(client, fresh, version):
         writer.confirmed(info)
 
 
+def test_a_repeated_publish_of_qos_2_is_one_message(broker, client, fresh):
+    """Until PUBREL the same identifier is the same message [MQTT-4.3.3-10]; after PUBCOMP it is a new one."""
+    topic = fresh("t")
+    reader = client("mqtt311")
+    reader.subscribe("topic", topic, ack="auto")
+    wire = broker.raw("mqtt")
+    wire.sendall(bytes.fromhex("100c 0004 4d515454 04 02 0000 0000"))
+    assert wire.recv(4) == b"\x20\x02\x00\x00"
+
+    def publish(dup, body):
+        rest = len(topic).to_bytes(2, "big") + topic.encode() + b"\x00\x05" + body
+        wire.sendall(bytes([0x34 | dup << 3, len(rest)]) + rest)
+        assert wire.recv(4) == b"\x50\x02\x00\x05"
+
+    publish(0, b"once")
+    publish(1, b"once")
+    for _ in range(2):
+        # A PUBREL repeated is answered again [MQTT-4.3.3-11].
+        wire.sendall(b"\x62\x02\x00\x05")
+        assert wire.recv(4) == b"\x70\x02\x00\x05"
+    publish(0, b"again")
+    assert [reader.receive().body for _ in range(2)] == [b"once", b"again"]
+    wire.close()
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_retained_by_topic_and_by_wildcard(client, fresh, version):
     root = fresh("t")
@@ -66,7 +91,9 @@ def test_retained_by_topic_and_by_wildcard(client, fresh, version):
     assert (received.body, received.retained) == (b"a2", True)
     wild = client(version)
     wild.subscribe("topic", f"{root}/#", ack="auto")
-    found = sorted((received.address, received.body, received.retained) for received in (wild.receive(), wild.receive()))
+    found = sorted(
+        (received.address, received.body, received.retained) for received in (wild.receive(), wild.receive())
+    )
     assert found == [(f"{root}/a", b"a2", True), (f"{root}/c/d", b"c/d", True)]
     # A live message is not marked retained, even when it is kept [MQTT-3.3.1-9].
     writer.publish("topic", f"{root}/a", b"a3", qos=1, retain=True)

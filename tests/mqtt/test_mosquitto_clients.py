@@ -19,7 +19,17 @@ class Subscriber:
     def __init__(self, broker, *arguments):
         self.process = subprocess.Popen(
             # Line by line also into a pipe: "Subscribed" must be seen at once. stdbuf becomes the client, same process.
-            [command("stdbuf"), "-oL", command("mosquitto_sub"), "-h", broker.host, "-p", str(broker.ports["mqtt"]), "-d", *arguments],
+            [
+                command("stdbuf"),
+                "-oL",
+                command("mosquitto_sub"),
+                "-h",
+                broker.host,
+                "-p",
+                str(broker.ports["mqtt"]),
+                "-d",
+                *arguments,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

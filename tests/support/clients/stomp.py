@@ -207,9 +207,7 @@ class StompClient:
             sent = {"message-id": received.raw.headers["message-id"], "receipt": receipt, **headers}
             self.connection.send_frame("NACK", sent)
         else:
-            self.connection.nack(
-                *self._ack_arguments(received), transaction=transaction, receipt=receipt, **headers
-            )
+            self.connection.nack(*self._ack_arguments(received), transaction=transaction, receipt=receipt, **headers)
         self.receipted(receipt)
 
     def reject(self, received, transaction=None):
