@@ -113,14 +113,14 @@ impl VirtualHost {
     ) {
         let mut tables = self.routes.write();
         if let Some(old) = old {
-            tables.topics.remove_one(old, |known| known.is_of(inbox.connection(), id));
+            tables.topics.remove_one(old, |known| known.is_of(inbox, id));
         }
         let inbox = Arc::clone(inbox);
         tables.topics.insert(filter, Subscription::Direct { inbox, consumer: id, wire, no_local });
     }
 
-    pub(crate) fn unsubscribe_direct(&self, connection: u64, id: ConsumerId, filter: &Filter) {
-        self.routes.write().topics.remove_one(filter, |known| known.is_of(connection, id));
+    pub(crate) fn unsubscribe_direct(&self, inbox: &Arc<Inbox>, id: ConsumerId, filter: &Filter) {
+        self.routes.write().topics.remove_one(filter, |known| known.is_of(inbox, id));
     }
 
     // ---- sessions ----
@@ -136,7 +136,7 @@ impl VirtualHost {
     ) {
         let mut tables = self.routes.write();
         if let Some(old) = old {
-            remove_direct(&mut tables, inbox.connection(), id, old);
+            remove_direct(&mut tables, inbox, id, old);
             remove_queued(&mut tables, queue, id, old);
         }
         insert_direct(&mut tables, inbox, id, new);
@@ -148,12 +148,12 @@ impl VirtualHost {
     pub(crate) fn unsubscribe_session(
         &self,
         queue: &Arc<QueueHandle>,
-        connection: u64,
+        inbox: &Arc<Inbox>,
         id: ConsumerId,
         old: &SessionSubscription,
     ) {
         let mut tables = self.routes.write();
-        remove_direct(&mut tables, connection, id, old);
+        remove_direct(&mut tables, inbox, id, old);
         remove_queued(&mut tables, queue, id, old);
     }
 
@@ -174,13 +174,13 @@ impl VirtualHost {
     }
 
     /// The session's connection is gone: what goes directly has nowhere to go.
-    pub(crate) fn suspend_subscriptions(&self, session: &Session, connection: u64) {
+    pub(crate) fn suspend_subscriptions(&self, session: &Session, inbox: &Arc<Inbox>) {
         if session.subscriptions.is_empty() {
             return;
         }
         let mut tables = self.routes.write();
         for (id, subscription) in &session.subscriptions {
-            remove_direct(&mut tables, connection, *id, subscription);
+            remove_direct(&mut tables, inbox, *id, subscription);
         }
     }
 }
@@ -220,8 +220,8 @@ fn insert_queued(
     tables.topics.insert(&of.filter, queued);
 }
 
-fn remove_direct(tables: &mut Tables, connection: u64, id: ConsumerId, of: &SessionSubscription) {
-    tables.topics.remove_one(&of.filter, |known| known.is_of(connection, id));
+fn remove_direct(tables: &mut Tables, inbox: &Arc<Inbox>, id: ConsumerId, of: &SessionSubscription) {
+    tables.topics.remove_one(&of.filter, |known| known.is_of(inbox, id));
 }
 
 fn remove_queued(tables: &mut Tables, queue: &Arc<QueueHandle>, id: ConsumerId, of: &SessionSubscription) {

@@ -123,9 +123,10 @@ pub enum Subscription {
 }
 
 impl Subscription {
+    /// Compares addresses: looking into the inboxes of a filter's hundred thousand subscribers would cost a miss each.
     #[must_use]
-    pub fn is_of(&self, connection: u64, id: ConsumerId) -> bool {
-        matches!(self, Self::Direct { inbox, consumer, .. } if inbox.connection() == connection && *consumer == id)
+    pub fn is_of(&self, receiver: &Arc<Inbox>, id: ConsumerId) -> bool {
+        matches!(self, Self::Direct { inbox, consumer, .. } if *consumer == id && Arc::ptr_eq(inbox, receiver))
     }
 
     #[must_use]

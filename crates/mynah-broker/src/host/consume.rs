@@ -446,6 +446,23 @@ impl Turn<'_> {
         }
     }
 
+    /// Takes out the deliveries of consumers that have ended since they left the inbox.
+    pub fn forget_ended(&self, deliveries: &mut Vec<Delivery>) {
+        let mut known = None;
+        deliveries.retain(|delivery| {
+            let id = delivery.consumer;
+            // They come in runs of one consumer.
+            let alive = known == Some(id)
+                || id == ConsumerId::SESSION
+                || self.consumer(id).is_some()
+                || self.host.rare.as_deref().is_some_and(|rare| rare.lingering.iter().any(|(old, _)| *old == id));
+            if alive {
+                known = Some(id);
+            }
+            alive
+        });
+    }
+
     /// Deliveries have left the inbox for the socket: consumers without credit of their own may get as many again.
     pub fn sent(&mut self, deliveries: &[Delivery]) {
         self.batch.meter.delivered += deliveries.len() as u64;
@@ -475,10 +492,9 @@ impl Turn<'_> {
             let member = end.forget && self.leave_group(id);
             return self.forget_session_subscription(id) || member;
         };
-        let me = self.host.inbox.connection();
         let host = Arc::clone(&self.host.host);
         match consumer {
-            Consumer::Direct { filter } => host.unsubscribe_direct(me, id, &filter.filter()),
+            Consumer::Direct { filter } => host.unsubscribe_direct(&self.host.inbox, id, &filter.filter()),
             Consumer::Session => {
                 self.forget_session_subscription(id);
             }
@@ -575,8 +591,7 @@ impl Turn<'_> {
         let Some(session) = state.session.as_deref_mut() else { return false };
         let old = session.subscriptions.remove(&id);
         if let Some(old) = &old {
-            let me = self.host.inbox.connection();
-            self.host.host.unsubscribe_session(&session.queue, me, id, old);
+            self.host.host.unsubscribe_session(&session.queue, &self.host.inbox, id, old);
         }
         old.is_some()
     }

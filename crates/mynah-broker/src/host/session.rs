@@ -148,7 +148,7 @@ impl Turn<'_> {
     fn end_consumer(&mut self, id: ConsumerId, consumer: Consumer, failed: bool) {
         match consumer {
             Consumer::Direct { filter } => {
-                self.host.host.unsubscribe_direct(self.host.inbox.connection(), id, &filter.filter());
+                self.host.host.unsubscribe_direct(&self.host.inbox, id, &filter.filter());
             }
             // The session goes on without the connection.
             Consumer::Session => {}
@@ -183,7 +183,7 @@ impl Turn<'_> {
             session.parked = parked.or(session.parked.take());
             session.expiry = expiry;
         }
-        host.session_left(self.batch, &mut state, self.host.inbox.connection(), self.now);
+        host.session_left(self.batch, &mut state, &self.host.inbox, self.now);
         let ends_now = expiry == Expiry::AtEnd || state.session.is_none();
         if ends_now {
             host.end_session(self.batch, &mut state, self.now);
@@ -292,10 +292,10 @@ impl VirtualHost {
     }
 
     /// The connection is gone, the session stays: what goes directly has nowhere to go.
-    fn session_left(&self, batch: &mut Batch, state: &mut ClientState, connection: u64, now: Instant) {
+    fn session_left(&self, batch: &mut Batch, state: &mut ClientState, inbox: &Arc<Inbox>, now: Instant) {
         let Some(session) = state.session.as_deref() else { return };
-        self.suspend_subscriptions(session, connection);
-        let key = ConsumerKey { connection, consumer: ConsumerId::SESSION };
+        self.suspend_subscriptions(session, inbox);
+        let key = ConsumerKey { connection: inbox.connection(), consumer: ConsumerId::SESSION };
         session.queue.detach(now, key, false, true, &mut batch.touched, &mut batch.effects);
         batch.collect(&session.queue);
     }
@@ -329,7 +329,7 @@ impl VirtualHost {
             return 0;
         }
         if let Some(online) = state.online.clone() {
-            self.session_left(batch, &mut state, online.connection(), now);
+            self.session_left(batch, &mut state, &online, now);
             let reason = "an operator has deleted the session".into();
             if online.push_notice(Notice::Kicked { reason }).wake {
                 batch.touched.push(online);
