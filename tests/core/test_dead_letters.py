@@ -190,6 +190,40 @@ def test_the_history_counts_and_keeps_the_order(broker, client, fresh):
     settled(lambda: (broker.counts(queue), broker.counts(delay)), ((0, 0), (0, 0)), "all is done")
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_a_history_of_two_lines(broker, client, fresh, reader):
+    """Rejected, then expired: the newest is what everybody sees first, the first is not forgotten."""
+    queue, middle, last = fresh("q"), fresh("middle"), fresh("last")
+    declare(client, last)
+    declare(client, middle, message_ttl=20, dead_letter_exchange="", dead_letter_routing_key=last)
+    declare(client, queue, dead_letter_exchange="", dead_letter_routing_key=middle)
+    worker = client("stomp")
+    worker.subscribe("queue", queue)
+    worker.publish("queue", queue, b"bad")
+    worker.reject(worker.receive())
+    dead = read_death(broker, client, last, reader)
+    assert (dead.death.cause, dead.death.queue, dead.death.count) == ("expired", middle, 1)
+    if reader == "mqtt5":
+        pairs = dead.raw.properties.UserProperty
+        lines = [value for key, value in pairs if key in ("x-death-cause", "x-death-queue")]
+        assert lines == ["expired", middle, "rejected", queue]
+    elif reader == "stomp":
+        headers = dead.raw.headers
+        assert (headers["x-first-death-cause"], headers["x-first-death-queue"]) == ("rejected", queue)
+    elif reader == "amqp10":
+        annotations = {str(key): value for key, value in dead.raw[0].annotations.items()}
+        lines = [{str(key): value for key, value in line.items()} for line in annotations["x-opt-deaths"]]
+        assert [(line["reason"], line["queue"]) for line in lines] == [("expired", middle), ("rejected", queue)]
+    else:
+        headers = dead.raw[1].headers
+        assert [(line["reason"], line["queue"]) for line in headers["x-death"]] == [
+            ("expired", middle),
+            ("rejected", queue),
+        ]
+        assert (headers["x-first-death-reason"], headers["x-first-death-queue"]) == ("rejected", queue)
+        assert headers["x-death-cause"] == "expired"
+
+
 def test_a_circle_without_rejection_ends(broker, client, fresh):
     one, two = fresh("one"), fresh("two")
     declare(client, one, message_ttl=20, dead_letter_exchange="", dead_letter_routing_key=two)

@@ -197,7 +197,8 @@ class MqttClient:
         if self.auto and message.qos:
             self.client.ack(message.mid, message.qos)
         properties = message.properties
-        users = dict(getattr(properties, "UserProperty", []) or [])
+        # The first of several of one name: the newest line of a dead-letter history.
+        users = dict(reversed(getattr(properties, "UserProperty", None) or []))
         correlation = getattr(properties, "CorrelationData", None)
         expiry = getattr(properties, "MessageExpiryInterval", None)
         props = Props(
