@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use mynah_core::hash::FastMap;
 use mynah_core::protocol::{End, Host, Ticket};
 use mynah_core::{ConsumerId, DeliveryTag};
 
@@ -83,8 +84,8 @@ pub(crate) struct Context {
     publishes: VecDeque<PendingPublish>,
     next_ticket: u64,
     next_life: u64,
-    consumers: Vec<Option<LinkAt>>,
-    free_consumers: Vec<u32>,
+    consumers: FastMap<u32, LinkAt>,
+    last_consumer: u32,
 }
 
 impl Context {
@@ -103,8 +104,8 @@ impl Context {
             publishes: VecDeque::new(),
             next_ticket: 0,
             next_life: 0,
-            consumers: Vec::new(),
-            free_consumers: Vec::new(),
+            consumers: FastMap::default(),
+            last_consumer: 0,
         }
     }
 
@@ -150,43 +151,27 @@ impl Context {
         self.publishes.remove(at)
     }
 
-    /// A number for a new consumer; never 0, which is the session's own [`ConsumerId::SESSION`].
+    /// A number for a new consumer; never 0, which is the session's own [`ConsumerId::SESSION`], and never one that was used
+    /// before: a late delivery must not be taken for one of the next consumer.
     pub(crate) fn consumer(&mut self, at: LinkAt) -> ConsumerId {
-        let id = self.free_consumers.pop().unwrap_or_else(|| {
-            self.consumers.push(None);
-            u32::try_from(self.consumers.len()).unwrap_or(u32::MAX)
-        });
-        if let Some(slot) = self.slot(ConsumerId(id)) {
-            *slot = Some(at);
-        }
-        ConsumerId(id)
-    }
-
-    fn slot(&mut self, consumer: ConsumerId) -> Option<&mut Option<LinkAt>> {
-        let at = usize::try_from(consumer.0).ok()?.checked_sub(1)?;
-        self.consumers.get_mut(at)
+        self.last_consumer = self.last_consumer.wrapping_add(1).max(1);
+        self.consumers.insert(self.last_consumer, at);
+        ConsumerId(self.last_consumer)
     }
 
     #[inline]
     pub(crate) fn link_of(&self, consumer: ConsumerId) -> Option<LinkAt> {
-        let at = usize::try_from(consumer.0).ok()?.checked_sub(1)?;
-        self.consumers.get(at).copied().flatten()
+        self.consumers.get(&consumer.0).copied()
     }
 
-    /// The broker knows nothing of this consumer (any more): its number may be used again.
+    /// The broker knows nothing of this consumer (any more).
     pub(crate) fn free_consumer(&mut self, consumer: ConsumerId) {
-        if let Some(slot) = self.slot(consumer) {
-            *slot = None;
-            self.free_consumers.push(consumer.0);
-        }
+        self.consumers.remove(&consumer.0);
     }
 
-    /// Ends a consumer. Its number is not used again before the broker has answered, so that no late delivery is taken
-    /// for one of the next consumer.
+    /// Ends a consumer.
     pub(crate) fn end_consumer(&mut self, consumer: ConsumerId, forget: bool, host: &mut dyn Host) {
-        if let Some(slot) = self.slot(consumer) {
-            *slot = None;
-        }
+        self.free_consumer(consumer);
         let ticket = self.ask(Request::ConsumerGone(consumer));
         host.detach(ticket, consumer, End { forget, keep_unsettled: false });
     }
