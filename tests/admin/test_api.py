@@ -207,6 +207,10 @@ def test_publish(broker, client, fresh, receiver):
     other.accept(received)
 
 
+def test_publish_to_nobody(broker, fresh):
+    assert broker.api("/publish", "POST", {"topic": fresh("t"), "body": "x"}) == {"routed": 0}
+
+
 def test_publish_says_what_is_wrong(broker):
     for request in ({"body": "x"}, {"topic": "a", "queue": "b"}, {"topic": "a/#"}, {"topic": "a", "boddy": "x"}):
         status, raw = broker.http("POST", "/api/v1/publish", request)

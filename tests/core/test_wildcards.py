@@ -75,6 +75,19 @@ def test_empty_levels_are_levels(client, fresh):
     assert reader.receive().body == b"yes"
 
 
+def test_wildcard_characters_inside_words_of_other_protocols(client, fresh):
+    """A key may contain what no MQTT topic may: it is escaped there, and the bare key still reaches its binding."""
+    root, queue = fresh("t"), fresh("q")
+    reader = client("mqtt5")
+    reader.subscribe("topic", f"{root}/#", ack="auto")
+    admin = client("amqp091")
+    admin.declare_queue(queue)
+    admin.channel.queue_bind(queue, "amq.topic", f"{root}.c++")
+    admin.publisher.basic_publish("amq.topic", f"{root}.c++", b"x")
+    assert reader.receive().address == f"{root}/c%2B%2B"
+    assert admin.get(queue, auto_ack=True).raw[0].routing_key == f"{root}.c++"
+
+
 def test_keys_of_the_helpers_round_trip():
     assert amqp091.binding_key("home/+/temp") == "home.*.temp"
     assert amqp091.key("room.2/x") == "room%2E2.x"

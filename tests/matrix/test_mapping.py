@@ -1,6 +1,7 @@
 """The cells of docs/mapping.md, section 2, that the matrix does not show: rarer properties, types, what is left out."""
 
 import datetime
+import time
 import uuid
 
 import pika
@@ -10,6 +11,7 @@ from paho.mqtt.properties import Properties
 from proton import Message, int32, symbol, timestamp, ulong
 
 from support.clients import Props
+from support.wait import until
 
 READERS = ("mqtt5", "stomp", "amqp10", "amqp091")
 
@@ -197,6 +199,45 @@ def test_a_body_that_is_no_bytes(client, arrives, reader):
     assert received.props.content_type == "message/vnd.rabbitmq.amqp"
     # The sections as they were: an amqp-value (0x77).
     assert received.body.startswith(b"\x00\x53\x77")
+
+
+def test_stomp_1_0_has_no_line_feeds_in_values(client, fresh):
+    queue = fresh("q")
+    client("amqp091").declare_queue(queue)
+    client("amqp091").publish("queue", queue, b"x", properties=pika.BasicProperties(headers={"k": "one\ntwo"}))
+    reader = client("stomp10")
+    reader.subscribe("queue", queue, ack="auto")
+    assert reader.receive().props.app["k"] == "one two"
+
+
+@pytest.mark.parametrize("header", ("expiration", "ttl", "expires"))
+def test_each_way_stomp_limits_a_life(client, arrives, header):
+    value = round((time.time() + 60) * 1000) if header == "expires" else 60_000
+    send = lambda kind, name: client("stomp").publish(kind, name, b"x", headers={header: str(value)})
+    for reader in READERS:
+        left = arrives(reader, send).props.ttl_ms
+        assert 50_000 < left <= 60_000, reader
+
+
+def test_a_time_to_live_counts_down_where_it_can(client, fresh):
+    queue = fresh("q")
+    client("amqp091").declare_queue(queue)
+    for _ in range(4):
+        client("stomp").publish("queue", queue, b"x", Props(ttl_ms=60_000))
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > 1.1, "a second has passed")
+    left = {}
+    for protocol in READERS:
+        reader = client(protocol)
+        reader.subscribe("queue", queue, ack="client", credit=1)
+        received = reader.receive()
+        left[protocol] = received.props.ttl_ms
+        reader.accept(received)
+        reader.close()
+    assert left["stomp"] <= 59_000 and left["amqp10"] <= 59_000
+    # Whole seconds, rounded up.
+    assert left["mqtt5"] in (58_000, 59_000)
+    assert left["amqp091"] == 60_000
 
 
 def test_text_stays_text(client, arrives):

@@ -101,6 +101,43 @@ def test_retained_by_topic_and_by_wildcard(client, fresh, version):
     assert (received.body, received.retained) == (b"a3", False)
 
 
+@pytest.mark.parametrize("protocol, options", [("mqtt5", {"receive_maximum": 10}), ("mqtt311", {}), ("stomp", {})])
+def test_all_retained_messages_come_however_many(client, fresh, protocol, options):
+    """Not as many as fit into some buffer, and within the receiver's window."""
+    root = fresh("t")
+    writer = client("mqtt311")
+    for number in range(1500):
+        writer.publish("topic", f"{root}/{number}", b"%d" % number, qos=1, retain=True, confirm=number == 1499)
+    reader = client(protocol, **options)
+    reader.subscribe("topic", f"{root}/#", ack="client", credit=10)
+    seen = set()
+    for _ in range(1500):
+        received = reader.receive()
+        seen.add(int(received.body))
+        reader.accept(received)
+    assert seen == set(range(1500))
+
+
+@pytest.mark.parametrize("qos", (1, 2))
+def test_a_long_absence_within_a_small_window(client, fresh, qos):
+    """Everything in order, though only five may be unacknowledged at once."""
+    topic, identity = fresh("t"), fresh("id")
+    reader = persistent(client, "mqtt5", identity, receive_maximum=5)
+    reader.subscribe("topic", topic, qos=qos)
+    reader.close()
+    writer = client("mqtt5")
+    for number in range(500):
+        writer.publish("topic", topic, b"%d" % number, qos=qos, confirm=number == 499)
+    reader = persistent(client, "mqtt5", identity, receive_maximum=5)
+    reader.auto = False
+    seen = []
+    for _ in range(500):
+        received = reader.receive()
+        seen.append(int(received.body))
+        reader.accept(received)
+    assert seen == list(range(500))
+
+
 def test_retained_from_another_protocol_and_to_another(client, fresh):
     topic = f"{fresh('t')}/x"
     client("stomp").publish("topic", topic, b"from stomp", headers={"retain": "true"})
