@@ -54,7 +54,14 @@ impl Deadlines {
         drop(waker);
     }
 
-    fn take_due(&self, now: Instant) -> (Vec<Waker>, Option<Instant>) {
+    /// Wakes everybody who is registered, and leaves the registrations as they are.
+    pub fn wake_all(&self) {
+        let wakers: Vec<_> = self.due.lock().values().cloned().collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes off the wakers that are due; answers also when the next one is.
+    pub(crate) fn take_due(&self, now: Instant) -> (Vec<Waker>, Option<Instant>) {
         let mut due = self.due.lock();
         let mut wakers = Vec::new();
         while let Some(entry) = due.first_entry() {

@@ -31,3 +31,7 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a farewell may take to be written to a peer that does not read.
 pub const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Unconsumed bytes of a connection, above the largest message, at which it is not read any further until it consumes some: one that
+/// waits for a reply consumes nothing, however much its peer sends. Room for the largest frame's head.
+pub const REST_BYTES_EXTRA: usize = 4 << 20;

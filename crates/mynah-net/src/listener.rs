@@ -73,8 +73,29 @@ pub struct Shared {
 
 impl Shared {
     #[must_use]
+    pub fn new(broker: &Arc<Broker>, config: NetConfig) -> Arc<Self> {
+        Arc::new(Self {
+            broker: Arc::clone(broker),
+            config,
+            deadlines: Arc::default(),
+            stopping: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+        })
+    }
+
+    #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// From now on every connection says good-bye.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let inboxes: Vec<_> = self.broker.connections.iter().map(|info| Arc::clone(&info.inbox)).collect();
+        // Not nudged: one that waits for its socket counts as woken already.
+        inboxes.iter().for_each(|inbox| inbox.wake());
+        // Who has said nothing yet has no inbox.
+        self.deadlines.wake_all();
     }
 }
 
@@ -103,13 +124,7 @@ impl Net {
         specs: Vec<ListenerSpec>,
         config: NetConfig,
     ) -> Result<Self, ListenError> {
-        let shared = Arc::new(Shared {
-            broker: Arc::clone(broker),
-            config,
-            deadlines: Arc::default(),
-            stopping: AtomicBool::new(false),
-            open: AtomicUsize::new(0),
-        });
+        let shared = Shared::new(broker, config);
         let mut bound = Vec::new();
         for spec in specs {
             let failed = |source| ListenError::Bind { name: spec.name.clone(), bind: spec.bind, source };
@@ -141,11 +156,8 @@ impl Net {
 
     /// Accepts nothing more, lets every connection say good-bye, and waits for them, at most `grace`.
     pub async fn stop(self, grace: Duration) {
-        self.shared.stopping.store(true, Ordering::Release);
         self.tasks.iter().for_each(JoinHandle::abort);
-        let inboxes: Vec<_> =
-            self.shared.broker.connections.iter().map(|info| Arc::clone(&info.inbox)).collect();
-        inboxes.iter().for_each(|inbox| inbox.nudge());
+        self.shared.begin_stop();
         let deadline = Instant::now() + grace;
         while self.open_connections() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
