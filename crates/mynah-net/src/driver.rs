@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,14 +15,14 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use mynah_broker::batch::Batch;
-use mynah_broker::{ConnectionHost, Taken, pool};
+use mynah_broker::{ConnectionHost, Inbox, Taken, Turn, pool};
 use mynah_core::protocol::{Connection, Detect, Farewell, Input, Peer, Violation};
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use crate::deadlines::Armed;
 use crate::limits::{
-    DETECT_BYTES_MAX, FAREWELL, LINGER, READ_BYTES, READ_BYTES_MAX, REST_BYTES_COPIED, ROUNDS_MAX,
-    WIRE_BYTES_HIGH,
+    DETECT_BYTES_MAX, FAREWELL, LINGER, READ_BYTES, READ_BYTES_MAX, REST_BYTES_COPIED, REST_BYTES_EXTRA,
+    ROUNDS_MAX, WIRE_BYTES_HIGH,
 };
 use crate::listener::{Shared, Speaks};
 use crate::transport::Transport;
@@ -70,6 +71,8 @@ struct Speaking {
     host: ConnectionHost,
     /// Received and not consumed; most of the time there is nothing.
     rest: Option<Box<BytesMut>>,
+    /// Something else than bytes has happened since it was shown the rest.
+    show_again: bool,
     /// When the farewell that is to be written was begun.
     closing_since: Option<Box<Instant>>,
 }
@@ -115,8 +118,19 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    fn poll_with(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
-        let now = Instant::now();
+    /// One poll at a time of the caller's choosing.
+    pub(crate) fn poll_at(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            // A fault of ours ends this connection only; what the thread lends must not carry anything of it to the next one.
+            let poll = catch_unwind(AssertUnwindSafe(|| self.poll_with(cx, scratch, now)));
+            poll.unwrap_or_else(|_| {
+                self.abandon(scratch, now);
+                Poll::Ready(())
+            })
+        })
+    }
+
+    fn poll_with(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Poll<()> {
         for _ in 0..ROUNDS_MAX {
             let flow = match &self.stage {
                 Stage::Detecting(_) => self.detect(cx, scratch, now),
@@ -175,9 +189,16 @@ impl<T: Transport> Driver<T> {
             let connection = protocol.accept(&self.peer, now);
             let host = ConnectionHost::new(&self.shared.broker, &self.peer, counters, now);
             host.inbox.set_waker(cx.waker());
+            counters.received_bytes.inc_by(received.len() as u64);
             debug!(conn = self.peer.connection, peer = %self.peer.address, proto = protocol.name(), "connected");
             let rest = Some(Box::new(std::mem::take(received)));
-            self.stage = Stage::Speaking(Box::new(Speaking { connection, host, rest, closing_since: None }));
+            self.stage = Stage::Speaking(Box::new(Speaking {
+                connection,
+                host,
+                rest,
+                show_again: false,
+                closing_since: None,
+            }));
             if let Err(violation) = self.handle_again(scratch, now) {
                 self.note_violation(&violation);
             }
@@ -200,11 +221,12 @@ impl<T: Transport> Driver<T> {
     // ---- the turn of a speaking connection ----
 
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Flow {
-        let mut flow = self.read(cx, scratch, now);
-        if flow == Flow::Gone {
-            return flow;
+        let read = self.read(cx, scratch, now);
+        if read == Flow::Gone {
+            return read;
         }
-        match self.handle_rest_of_turn(scratch, now, flow == Flow::Progress) {
+        let mut flow = read;
+        match self.handle_rest_of_turn(scratch, now) {
             Ok(true) => flow = Flow::Progress,
             Ok(false) => {}
             Err(violation) => {
@@ -214,10 +236,14 @@ impl<T: Transport> Driver<T> {
         if self.farewell_is_late(now) {
             return Flow::Gone;
         }
+        let was_blocked = self.write_blocked;
         match self.write(cx) {
             Flow::Gone => return Flow::Gone,
+            // The inbox was not taken while the socket was full, and nobody will wake us for what is in it.
+            Flow::Progress if was_blocked => flow = Flow::Progress,
             Flow::Progress => {}
-            Flow::Idle => return Flow::Idle,
+            // Who has read has not asked yet to be woken when there is more.
+            Flow::Idle => return read,
         }
         let Stage::Speaking(speaking) = &mut self.stage else { return Flow::Progress };
         if speaking.host.closing.is_some() && speaking.host.wire.is_empty() {
@@ -254,7 +280,9 @@ impl<T: Transport> Driver<T> {
         let Stage::Speaking(speaking) = &mut self.stage else { return Flow::Progress };
         let kept = speaking.rest_len();
         let Speaking { connection, host, rest, .. } = &mut **speaking;
-        if host.closing.is_some() || host.wire.len() > WIRE_BYTES_HIGH || host.is_paused() {
+        let rest_max = host.broker.shared.config.message_bytes_max.saturating_add(REST_BYTES_EXTRA);
+        let full = host.wire.len() > WIRE_BYTES_HIGH || kept > rest_max;
+        if host.closing.is_some() || full || host.is_paused() {
             return Flow::Idle;
         }
         let size = if self.big_reads { READ_BYTES_MAX } else { READ_BYTES };
@@ -290,33 +318,32 @@ impl<T: Transport> Driver<T> {
         Flow::Progress
     }
 
-    /// Deadline, stop, inbox. True if something was there.
-    fn handle_rest_of_turn(
-        &mut self,
-        scratch: &mut Scratch,
-        now: Instant,
-        read: bool,
-    ) -> Result<bool, Violation> {
-        let stopping = self.shared.is_stopping()
-            && !std::mem::replace(&mut self.told_to_stop, self.shared.is_stopping());
+    /// Deadline, stop, inbox, and again the bytes that were left. True if something was there.
+    fn handle_rest_of_turn(&mut self, scratch: &mut Scratch, now: Instant) -> Result<bool, Violation> {
+        let stopping = self.shared.is_stopping() && !self.told_to_stop;
+        self.told_to_stop |= stopping;
         let Stage::Speaking(speaking) = &mut self.stage else { return Ok(false) };
-        let unread = speaking.rest_len() > 0;
-        let Speaking { connection, host, .. } = &mut **speaking;
+        let Speaking { connection, host, show_again, .. } = &mut **speaking;
         let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
+        if host.inbox.patience_ends().is_some_and(|at| at <= now) {
+            resume(host.inbox.give_up_waiting());
+        }
         let mut active = false;
         if host.closing.is_none() && connection.deadline().is_some_and(|at| at <= now) {
-            active = true;
+            (active, *show_again) = (true, true);
             handle(connection.as_mut(), host, batch, now, Input::Deadline)?;
         }
-        if stopping && host.closing.is_none() {
-            active = true;
+        if host.closing.is_none() && stopping {
+            (active, *show_again) = (true, true);
             handle(connection.as_mut(), host, batch, now, Input::Shutdown)?;
         }
-        if host.inbox.patience_ends().is_some_and(|at| at <= now) {
-            host.inbox.give_up_waiting().iter().for_each(|publisher| publisher.nudge());
+        if host.closing.is_some() {
+            // All is said. Nothing may follow a farewell, and nobody has to wait for who takes nothing any more.
+            resume(host.inbox.give_up_waiting());
+            return Ok(active);
         }
         if self.write_blocked || host.wire.len() > WIRE_BYTES_HIGH {
-            if host.inbox.is_unwanted() && host.closing.is_none() {
+            if host.inbox.is_unwanted() {
                 // It cannot be told to go; somebody waits for its place.
                 host.closing = Some(Farewell::Abrupt { expiry: None });
                 speaking.closing_since = now.checked_sub(FAREWELL).map(Box::new);
@@ -325,25 +352,25 @@ impl<T: Transport> Driver<T> {
         }
         let taken = &mut scratch.taken;
         host.inbox.take(connection.marked_credit(), taken);
-        taken.resumed.drain(..).for_each(|publisher| publisher.nudge());
+        resume(taken.resumed.drain(..));
         if taken.is_empty() {
             pool::give_run(std::mem::take(&mut taken.run));
-            // What the connection could not do before the reply came, it may do now.
-            if active && unread && !read {
-                self.handle_again(scratch, now)?;
+        } else {
+            active = true;
+            *show_again |= !taken_is_bytes_only(taken);
+            let result = handle_taken(connection.as_mut(), host, batch, now, taken);
+            if result.is_err() || host.closing.is_some() {
+                // What is left of it comes too late.
+                *taken = Taken::default();
             }
-            return Ok(active);
+            result?;
         }
-        let answered = !taken.replies.is_empty();
-        let result = handle_taken(connection.as_mut(), host, batch, now, taken);
-        if result.is_err() {
-            *taken = Taken::default();
-        }
-        result?;
-        if answered && unread {
+        // What the connection could not do before, it may do now.
+        if std::mem::take(&mut speaking.show_again) {
             self.handle_again(scratch, now)?;
+            active = true;
         }
-        Ok(true)
+        Ok(active)
     }
 
     /// Shows the connection again what it left.
@@ -368,11 +395,11 @@ impl<T: Transport> Driver<T> {
                     self.write_blocked = true;
                     return Flow::Idle;
                 }
+                Poll::Ready(Ok(0) | Err(_)) => return Flow::Gone,
                 Poll::Ready(Ok(count)) => {
                     speaking.host.info.counters.sent_bytes.inc_by(count as u64);
                     wire.advance(count);
                 }
-                Poll::Ready(Err(_)) => return Flow::Gone,
             }
         }
         self.write_blocked = false;
@@ -386,17 +413,29 @@ impl<T: Transport> Driver<T> {
 
     fn leave(&mut self, scratch: &mut Scratch, now: Instant) {
         self.disarm();
-        let stage = std::mem::replace(&mut self.stage, Stage::Done);
-        let Stage::Speaking(speaking) = stage else { return };
-        let Speaking { mut connection, mut host, .. } = *speaking;
-        let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
-        let mut turn = host.turn(batch, now);
-        // The connection parks its state; whatever it says of violations, it is over.
-        let _ = connection.handle(now, Input::Lost, &mut turn);
-        turn.leave();
-        turn.batch.replies.clear();
-        turn.finish();
-        debug!(conn = self.peer.connection, peer = %self.peer.address, "disconnected");
+        if let Stage::Speaking(speaking) = &mut self.stage {
+            let Speaking { connection, host, .. } = &mut **speaking;
+            let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
+            say_lost(connection.as_mut(), host, batch, now);
+            end(host, batch, now);
+            debug!(conn = self.peer.connection, peer = %self.peer.address, "disconnected");
+        }
+        self.stage = Stage::Done;
+    }
+
+    /// The end after a panic: the connection is not asked any more, as nobody knows what state it is in.
+    fn abandon(&mut self, scratch: &mut Scratch, now: Instant) {
+        error!(conn = self.peer.connection, peer = %self.peer.address, "closed: a fault in the broker");
+        self.disarm();
+        scratch.taken = Taken::default();
+        // Those that something was handed to already have to hear of it.
+        if let Some(mut batch) = scratch.batch.take() {
+            batch.wake();
+        }
+        if let Stage::Speaking(mut speaking) = std::mem::replace(&mut self.stage, Stage::Done) {
+            let host = &mut speaking.host;
+            end(host, &mut Batch::new(Arc::clone(&host.info.counters)), now);
+        }
     }
 
     fn begin_linger(&mut self, now: Instant) {
@@ -438,6 +477,10 @@ impl<T: Transport> Driver<T> {
             self.disarm();
             self.armed = Some(self.shared.deadlines.arm(next, cx.waker()));
         }
+        // Whoever ends the broker wakes those whom it finds registered, which we may have become just now.
+        if matches!(self.stage, Stage::Detecting(_)) && self.shared.is_stopping() {
+            cx.waker().wake_by_ref();
+        }
     }
 
     fn disarm(&mut self) {
@@ -471,7 +514,7 @@ fn handle_bytes(
             Err(violation) => break Err(violation),
         }
     };
-    turn.finish();
+    finish(turn, &result);
     result
 }
 
@@ -485,16 +528,12 @@ fn handle(
     let mut turn = host.turn(batch, now);
     let result =
         connection.handle(now, input, &mut turn).and_then(|_| answer_all(connection, &mut turn, now));
-    turn.finish();
+    finish(turn, &result);
     result
 }
 
 /// Passes on the replies there are. True if there were any.
-fn answer(
-    connection: &mut dyn Connection,
-    turn: &mut mynah_broker::Turn<'_>,
-    now: Instant,
-) -> Result<bool, Violation> {
+fn answer(connection: &mut dyn Connection, turn: &mut Turn<'_>, now: Instant) -> Result<bool, Violation> {
     turn.flush();
     if turn.batch.replies.is_empty() {
         return Ok(false);
@@ -508,11 +547,7 @@ fn answer(
     result.map(|_| true)
 }
 
-fn answer_all(
-    connection: &mut dyn Connection,
-    turn: &mut mynah_broker::Turn<'_>,
-    now: Instant,
-) -> Result<(), Violation> {
+fn answer_all(connection: &mut dyn Connection, turn: &mut Turn<'_>, now: Instant) -> Result<(), Violation> {
     while answer(connection, turn, now)? {}
     Ok(())
 }
@@ -527,13 +562,53 @@ fn handle_taken(
 ) -> Result<(), Violation> {
     let mut turn = host.turn(batch, now);
     let result = handle_each(connection, &mut turn, now, taken);
-    turn.finish();
+    finish(turn, &result);
     result
+}
+
+/// Hands over what the turn has brought. Replies that a violation has cut off are nobody's: not the next connection's either.
+fn finish<R>(mut turn: Turn<'_>, result: &Result<R, Violation>) {
+    if result.is_err() {
+        turn.flush();
+        turn.batch.replies.clear();
+    }
+    turn.finish();
+}
+
+/// The connection parks its state; whatever it says of violations, it is over.
+fn say_lost(connection: &mut dyn Connection, host: &mut ConnectionHost, batch: &mut Batch, now: Instant) {
+    let mut turn = host.turn(batch, now);
+    let _ = connection.handle(now, Input::Lost, &mut turn);
+    turn.flush();
+    turn.batch.replies.clear();
+    turn.finish();
+}
+
+/// The broker forgets the connection, and who waits for it goes on.
+fn end(host: &mut ConnectionHost, batch: &mut Batch, now: Instant) {
+    resume(host.inbox.give_up_waiting());
+    let mut turn = host.turn(batch, now);
+    turn.leave();
+    turn.finish();
+}
+
+/// Wakes publishers that paused, even those that count as woken: they may wait for their own sockets as well, and with little
+/// unsent they go on reading all the same.
+fn resume(publishers: impl IntoIterator<Item = Arc<Inbox>>) {
+    publishers.into_iter().for_each(|publisher| publisher.wake());
+}
+
+/// Whether there is nothing in it but frames that need no patching, of which the connection is not told.
+fn taken_is_bytes_only(taken: &Taken) -> bool {
+    taken.run.marks.is_empty()
+        && taken.deliveries.is_empty()
+        && taken.replies.is_empty()
+        && taken.notices.is_empty()
 }
 
 fn handle_each(
     connection: &mut dyn Connection,
-    turn: &mut mynah_broker::Turn<'_>,
+    turn: &mut Turn<'_>,
     now: Instant,
     taken: &mut Taken,
 ) -> Result<(), Violation> {
@@ -542,7 +617,7 @@ fn handle_each(
         taken.replies.clear();
         answer_all(connection, turn, now)?;
     }
-    if !taken.run.bytes.is_empty() {
+    if !taken.run.bytes.is_empty() && turn.host.closing.is_none() {
         let mut run = std::mem::take(&mut taken.run);
         turn.batch.meter.delivered += u64::from(run.frames);
         if !run.marks.is_empty() {
@@ -557,14 +632,18 @@ fn handle_each(
         }
         run.clear();
         pool::give_run(run);
+        answer_all(connection, turn, now)?;
     }
-    if !taken.deliveries.is_empty() {
+    if !taken.deliveries.is_empty() && turn.host.closing.is_none() {
         turn.sent(&taken.deliveries);
         connection.handle(now, Input::Deliveries(&mut taken.deliveries), turn)?;
         taken.deliveries.clear();
         answer_all(connection, turn, now)?;
     }
     for notice in taken.notices.drain(..) {
+        if turn.host.closing.is_some() {
+            break;
+        }
         connection.handle(now, Input::Notice(notice), turn)?;
         answer_all(connection, turn, now)?;
     }
@@ -575,21 +654,25 @@ impl<T: Transport> Future for Driver<T> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        SCRATCH.with_borrow_mut(|scratch| self.poll_with(cx, scratch))
+        self.poll_at(cx, Instant::now())
     }
 }
 
 impl<T> Drop for Driver<T> {
-    /// A task that is dropped in the middle (a panic, the end of the runtime) must not leave consumers behind.
+    /// A task that is dropped in the middle (the end of the runtime) must not leave consumers behind.
     fn drop(&mut self) {
         if let Some(armed) = self.armed.take() {
             self.shared.deadlines.disarm(&armed);
         }
         if let Stage::Speaking(speaking) = &mut self.stage {
-            let mut batch = Batch::new(Arc::clone(&speaking.host.info.counters));
-            let mut turn = speaking.host.turn(&mut batch, Instant::now());
-            turn.leave();
-            turn.finish();
+            let Speaking { connection, host, .. } = &mut **speaking;
+            let mut batch = Batch::new(Arc::clone(&host.info.counters));
+            let now = Instant::now();
+            // A second panic would end the process.
+            if !std::thread::panicking() {
+                say_lost(connection.as_mut(), host, &mut batch, now);
+            }
+            end(host, &mut batch, now);
         }
     }
 }

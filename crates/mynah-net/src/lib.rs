@@ -14,3 +14,6 @@ mod listener;
 pub mod transport;
 
 pub use listener::{ListenError, ListenerSpec, Net, NetConfig, Shared, Speaks};
+
+#[cfg(test)]
+mod tests;
