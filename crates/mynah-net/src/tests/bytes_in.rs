@@ -7,8 +7,10 @@ use proptest::prelude::{Strategy, any, prop_assert_eq, proptest};
 use proptest::test_runner::Config;
 
 use super::lab::Lab;
-use super::line::{PREAMBLE, REFUSAL};
-use crate::limits::{LINGER, READ_BYTES, READ_BYTES_MAX, REST_BYTES_COPIED, REST_BYTES_EXTRA};
+use super::line::{PREAMBLE, REFUSAL, UNDECIDED};
+use crate::limits::{
+    DETECT_BYTES_MAX, LINGER, READ_BYTES, READ_BYTES_MAX, REST_BYTES_COPIED, REST_BYTES_EXTRA,
+};
 
 #[test]
 fn the_bytes_that_told_the_protocol_reach_the_connection() {
@@ -97,6 +99,21 @@ fn an_end_before_the_protocol_is_known_leaves_nothing() {
     assert!(lab.is_done(one) && lab.is_done(two));
     assert!(lab.told(one).is_empty());
     lab.assert_empty();
+}
+
+#[test]
+fn who_never_tells_its_protocol_is_refused() {
+    let mut lab = Lab::new();
+    let one = lab.connect();
+    for _ in 1..DETECT_BYTES_MAX {
+        lab.socket(one).send(UNDECIDED);
+        lab.settle();
+    }
+    assert_eq!(lab.socket(one).take(), b"");
+    lab.socket(one).send(UNDECIDED);
+    lab.settle();
+    assert_eq!(lab.socket(one).take(), REFUSAL);
+    assert!(lab.told(one).is_empty() && lab.broker.connections.is_empty());
 }
 
 #[test]
@@ -221,7 +238,7 @@ fn who_is_filled_up_behind_a_full_socket_goes_on_afterwards() {
 fn a_big_frame_in_pieces_is_not_copied_again_and_again() {
     let mut lab = Lab::new();
     let one = lab.speaking("");
-    let frame = format!("echo {}\n", "x".repeat(4 << 20));
+    let frame = format!("echo {}\n", "x".repeat(1 << 20));
     for piece in frame.as_bytes().chunks(4096) {
         lab.socket(one).send(piece);
         lab.settle();

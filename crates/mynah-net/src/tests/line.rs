@@ -16,6 +16,8 @@ use mynah_core::{AddressRef, ConsumerId, Filter, Format, Guarantee, Outcome, Pub
 use parking_lot::Mutex;
 
 pub(super) const PREAMBLE: &[u8] = b"LINE\n";
+/// Bytes that begin so may become anything.
+pub(super) const UNDECIDED: &[u8] = b"?";
 pub(super) const REFUSAL: &[u8] = b"speak LINE\n";
 
 /// What the connections of one protocol were told, in order.
@@ -51,7 +53,7 @@ impl Protocol for Lines {
     fn detect(&self, first: &[u8]) -> Detect {
         if first.starts_with(PREAMBLE) {
             Detect::Yes
-        } else if PREAMBLE.starts_with(first) {
+        } else if PREAMBLE.starts_with(first) || first.starts_with(UNDECIDED) {
             Detect::NeedMore
         } else {
             Detect::No

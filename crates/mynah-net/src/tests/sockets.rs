@@ -117,6 +117,33 @@ async fn stopping_says_good_bye_to_everybody_and_waits_for_nobody_else() {
     assert!(TcpStream::connect(address).await.is_err());
 }
 
+/// The one timer, with the clock on the wall.
+#[tokio::test]
+async fn deadlines_come_when_they_are_due_wherever_they_moved() {
+    let (_broker, net, seen) = start(NetConfig::default());
+    let mut one = connect(&net, "LINE\nlater 3600000\necho a\n").await;
+    let mut two = connect(&net, "LINE\nlater 20\n").await;
+    expect(&mut one, "a\n").await;
+    expect(&mut two, "deadline\n").await;
+    // Earlier, and in front of all others.
+    one.write_all(b"later 10\n").await.unwrap();
+    expect(&mut one, "deadline\n").await;
+    assert_eq!(seen.count(1, "deadline") + seen.count(2, "deadline"), 2);
+}
+
+#[tokio::test]
+async fn who_says_nothing_in_time_goes() {
+    let detect_timeout = Duration::from_millis(30);
+    let (_broker, net, _) = start(NetConfig { detect_timeout, ..NetConfig::default() });
+    let mut silent = TcpStream::connect(net.addresses()[0].1).await.unwrap();
+    let mut slow = connect(&net, "LI").await;
+    expect_end(&mut silent).await;
+    expect_end(&mut slow).await;
+    while net.open_connections() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_fault_of_ours_ends_one_connection() {
     let (broker, net, _) = start(NetConfig::default());
