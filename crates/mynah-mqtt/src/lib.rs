@@ -103,8 +103,8 @@ impl Protocol for Mqtt {
         if packet != codec::kind::CONNECT << 4 {
             return Detect::No;
         }
-        let name = match codec::primitive::varint(rest) {
-            Ok(Some((_, len))) => rest.get(len..).unwrap_or_default(),
+        let (length, name) = match codec::primitive::varint(rest) {
+            Ok(Some((length, len))) => (length, rest.get(len..).unwrap_or_default()),
             Ok(None) => return Detect::NeedMore,
             Err(_) => return Detect::No,
         };
@@ -112,7 +112,9 @@ impl Protocol for Mqtt {
         if names.iter().any(|known| name.starts_with(known)) {
             Detect::Yes
         } else if names.iter().any(|known| known.starts_with(name)) {
-            Detect::NeedMore
+            // No protocol else begins like this, so one that is whole or too large is ours to refuse at once.
+            let whole = usize::try_from(length).is_ok_and(|length| name.len() >= length);
+            if whole || length > self.config.login_bytes_max { Detect::Yes } else { Detect::NeedMore }
         } else {
             Detect::No
         }

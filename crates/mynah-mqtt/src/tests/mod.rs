@@ -253,6 +253,8 @@ fn which_first_bytes_are_ours() {
     check("10 0c 00 04 4d 51", Detect::NeedMore);
     check("10 0c 00 04 4d 51 54 54", Detect::Yes);
     check("10 80 01 00 06 4d 51 49 73 64 70", Detect::Yes);
+    check("10 04 00 04 4d 51", Detect::Yes);
+    check("10 ff ff ff 7f", Detect::Yes);
     check("10 0c 00 05", Detect::No);
     check("41 4d 51 50", Detect::No);
     check("10 ff ff ff ff", Detect::No);
