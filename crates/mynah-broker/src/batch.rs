@@ -134,7 +134,8 @@ impl Batch {
                 route
             }
         };
-        if route.outcome != Found::Yes || (publish.mandatory && route.targets() == 0) {
+        let nowhere = publish.mandatory && !route.has_taker(publish.header.guarantee, self.publisher);
+        if route.outcome != Found::Yes || nowhere {
             self.answer_unroutable(host, now, ticket, publish, &route);
             self.route = Some(route);
             return;

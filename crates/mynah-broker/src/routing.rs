@@ -96,6 +96,21 @@ impl Route {
         u32::try_from(self.direct.len() + self.objects.len() + self.queues.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether some target takes a message of this guarantee from this publisher: one that must not go nowhere asks.
+    #[must_use]
+    pub fn has_taker(&self, guarantee: Guarantee, publisher: u64) -> bool {
+        let foreign = |inbox: &Inbox, no_local: bool| !no_local || inbox.connection() != publisher;
+        let encodes = |class: usize| {
+            self.classes.get(class).is_some_and(|wire| wire.effective(guarantee) <= wire.direct_max)
+        };
+        self.queues.iter().any(|target| target.takes(guarantee, publisher))
+            || self.objects.iter().any(|target| foreign(&target.inbox, target.no_local))
+            || self
+                .direct
+                .iter()
+                .any(|target| foreign(&target.inbox, target.no_local) && encodes(target.class))
+    }
+
     /// Whether some target keeps or encodes the message itself.
     #[must_use]
     pub fn needs_message(&self) -> bool {

@@ -455,7 +455,11 @@ impl Turn<'_> {
             let alive = known == Some(id)
                 || id == ConsumerId::SESSION
                 || self.consumer(id).is_some()
-                || self.host.rare.as_deref().is_some_and(|rare| rare.lingering.iter().any(|(old, _)| *old == id));
+                || self
+                    .host
+                    .rare
+                    .as_deref()
+                    .is_some_and(|rare| rare.lingering.iter().any(|(old, _)| *old == id));
             if alive {
                 known = Some(id);
             }

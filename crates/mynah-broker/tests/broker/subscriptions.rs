@@ -195,6 +195,17 @@ fn overlapping_subscriptions_are_one_copy() {
 }
 
 #[test]
+fn a_subscriber_that_does_not_take_it_is_no_place_for_a_mandatory_message() {
+    let lab = Lab::new();
+    let (mut one, mut two) = (lab.connect(), lab.connect());
+    one.attach(1, Source { no_local: true, ..direct("t") });
+    let mut mandatory = PublishRef::new(topic("t"), b"x");
+    mandatory.mandatory = true;
+    assert!(matches!(one.publish(&mandatory), Reply::Returned(_)));
+    assert!(matches!(two.publish(&mandatory), Reply::Published { routed: 1 }));
+}
+
+#[test]
 fn replies_come_in_the_order_of_the_requests() {
     let lab = Lab::new();
     let mut one = lab.connect();
