@@ -96,6 +96,8 @@ impl Batch {
             *self = Self::new(Arc::clone(counters));
             self.busy = true;
         }
+        // Replies that an earlier connection did not live to see are nobody's.
+        self.replies.clear();
         self.publisher = inbox.connection();
         self.route = last_route;
         self.meter.work_for(counters);

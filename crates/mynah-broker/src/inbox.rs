@@ -218,12 +218,11 @@ impl Inbox {
         self.unwanted.load(Ordering::Acquire)
     }
 
-    /// Has the receiver look again: its pause may be over.
+    /// Has the receiver look again: its pause may be over. It is woken even if it counts as woken already: a driver that
+    /// waits for its socket has not taken what it was scheduled for.
     pub fn nudge(&self) {
-        let wake = self.state.lock().schedule();
-        if wake {
-            self.wake();
-        }
+        self.state.lock().schedule();
+        self.wake();
     }
 
     /// Takes what waits, of marked frames at most `marked_credit`.
