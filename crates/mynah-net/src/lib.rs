@@ -9,6 +9,7 @@
 
 pub mod deadlines;
 pub mod driver;
+mod inputs;
 pub mod limits;
 mod listener;
 pub mod transport;
