@@ -345,6 +345,7 @@ impl Amqp091Connection {
             body: whole.body,
             mandatory: whole.mandatory,
             transaction: channel.transaction.as_ref().map(|transaction| transaction.id),
+            note: None,
         };
         host.publish(Some(ticket), &publish);
         Ok(())

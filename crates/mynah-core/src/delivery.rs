@@ -17,7 +17,7 @@ impl ConsumerId {
 
 /// Names one delivery until it is settled: the position of the message in its queue.
 /// It does not change when the message is delivered again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct DeliveryTag(pub u64);
 
 /// One message handed to one consumer. The message is shared; what is particular to this delivery is here.

@@ -4,13 +4,14 @@
 //!
 //! - nouns: [`Message`], [`PublishRef`], [`Address`], [`Filter`], [`Delivery`], [`Value`]
 //! - pure machines: [`queue`], [`trie`], [`topic_tree`], [`exchange`]
-//! - the seam between protocols and the broker: [`protocol`], [`wire`]
+//! - the seam between protocols and the broker: [`protocol`], [`wire`]; between the broker and what lasts: [`engine`]
 //! - bounds: [`limits`]
 //!
 //! Never: a socket, a file, a clock, an executor, or the name of a protocol.
 
 mod address;
 mod delivery;
+pub mod engine;
 pub mod exchange;
 mod filter;
 pub mod hash;

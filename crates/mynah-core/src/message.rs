@@ -329,7 +329,7 @@ impl Message {
 
 /// Owns the encoded properties and the body in one allocation. A body that lies inside the encoding (a bare AMQP 1.0
 /// message) is shared with it.
-fn own_both(encoded: &[u8], body: &[u8]) -> (Bytes, Bytes) {
+pub(crate) fn own_both(encoded: &[u8], body: &[u8]) -> (Bytes, Bytes) {
     if let Some(start) = start_inside(encoded, body) {
         let encoded = Bytes::copy_from_slice(encoded);
         let body = encoded.slice(start..start + body.len());
@@ -344,7 +344,7 @@ fn own_both(encoded: &[u8], body: &[u8]) -> (Bytes, Bytes) {
 }
 
 /// Where in the encoding the body begins, if it is a part of it.
-fn start_inside(encoded: &[u8], body: &[u8]) -> Option<usize> {
+pub(crate) fn start_inside(encoded: &[u8], body: &[u8]) -> Option<usize> {
     let start = (body.as_ptr() as usize).wrapping_sub(encoded.as_ptr() as usize);
     let inside = start.checked_add(body.len()).is_some_and(|end| end <= encoded.len());
     (inside && !body.is_empty()).then_some(start)

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use crate::delivery::{ConsumerId, Delivery, DeliveryTag, Outcome};
+use crate::engine::FormatEntry;
 use crate::exchange::{Arguments, ExchangeSpec};
 use crate::filter::Filter;
 use crate::message::Message;
@@ -31,6 +32,10 @@ pub trait Protocol: Send + Sync {
     /// What to send to a peer whose first bytes no protocol of the listener knows, e.g. the own protocol header.
     fn refuse_unknown(&self) -> &'static [u8] {
         b""
+    }
+    /// The formats in which its messages and subscriptions are stored, so that they can be read again after a restart.
+    fn formats(&self) -> Vec<FormatEntry> {
+        Vec::new()
     }
 }
 
@@ -158,6 +163,11 @@ pub trait Host {
     /// State of the protocol to keep with the durable session; given back in [`Opened::parked`]. Bytes, so that it can be stored.
     fn park(&mut self, state: Bytes);
 
+    /// Remembers one part of the protocol's state with the durable session, or forgets it (`None`), so that it survives the
+    /// process; all that is remembered is given back in [`Opened::notes`] if nothing was parked. Nothing happens without
+    /// a durable session. What was settled earlier in this turn is safe no later than the note.
+    fn note(&mut self, key: u32, value: Option<&[u8]>, when: Safe);
+
     /// After this batch: flush the wire and close. Not calling it before the connection is lost means `Abrupt`.
     fn close(&mut self, farewell: Farewell);
 }
@@ -182,6 +192,15 @@ pub enum Farewell {
 pub enum Credentials<'a> {
     Anonymous,
     Password { user: &'a str, password: &'a [u8] },
+}
+
+/// When a note must be safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Safe {
+    /// Soon. A crash before that is as if it had not been written.
+    InTime,
+    /// Before anything that is written to the peer in this turn leaves.
+    BeforeWire,
 }
 
 /// What a client is, once it is authenticated.
@@ -240,6 +259,9 @@ pub struct Source<'a> {
     pub role: Role,
     /// How the queue made for a topic or exchange subscription is bounded, if one is made.
     pub queue_spec: Option<&'a QueueSpec>,
+    /// What the protocol must know of this subscription to go on with it after a restart; kept with the durable session
+    /// until the consumer is detached with [`End::forget`].
+    pub memo: Option<&'a [u8]>,
 }
 
 impl<'a> Source<'a> {
@@ -256,6 +278,7 @@ impl<'a> Source<'a> {
             priority: 0,
             role: Role::Consumer,
             queue_spec: None,
+            memo: None,
         }
     }
 }
@@ -407,6 +430,10 @@ pub struct Opened {
     pub client_id: Arc<str>,
     /// What the protocol parked when the session was last connected.
     pub parked: Option<Bytes>,
+    /// What it noted, when nothing is parked because the process ended meanwhile; in the order of the keys.
+    pub notes: Vec<(u32, Bytes)>,
+    /// The same of its subscriptions, see [`Source::memo`].
+    pub memos: Vec<(ConsumerId, Bytes)>,
     /// The session's expiry in force, after the broker's maximum.
     pub expiry: Expiry,
 }

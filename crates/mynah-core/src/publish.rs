@@ -30,6 +30,9 @@ pub struct PublishRef<'a> {
     /// The publisher wants it back when no queue takes it: answered by `Reply::Returned`.
     pub mandatory: bool,
     pub transaction: Option<TransactionId>,
+    /// Set: the same as [`crate::protocol::Host::note`] with this key and no bytes, in one with keeping the message: either both
+    /// survive a crash or none.
+    pub note: Option<u32>,
 }
 
 impl<'a> PublishRef<'a> {
@@ -42,6 +45,7 @@ impl<'a> PublishRef<'a> {
             body,
             mandatory: false,
             transaction: None,
+            note: None,
         }
     }
 

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::delivery::{ConsumerId, DeliveryTag, Outcome};
 use crate::protocol::{
-    Change, Credentials, End, Farewell, From, Host, Reply, SessionSpec, Source, Step, Ticket,
+    Change, Credentials, End, Farewell, From, Host, Reply, Safe, SessionSpec, Source, Step, Ticket,
 };
 use crate::publish::{PublishRef, TransactionId};
 
@@ -28,6 +28,8 @@ pub struct RecordingHost {
     pub wire: BytesMut,
     pub calls: VecDeque<Call>,
     pub parked: Option<Bytes>,
+    /// `None` was forgotten.
+    pub notes: Vec<(u32, Option<Bytes>, Safe)>,
     pub closed: Option<Farewell>,
 }
 
@@ -60,6 +62,8 @@ impl RecordingHost {
                         present: false,
                         client_id: rest(1).into(),
                         parked: None,
+                        notes: Vec::new(),
+                        memos: Vec::new(),
                         expiry: Expiry::AtEnd,
                     })),
                     "publish" => Reply::Published { routed: 1 },
@@ -181,6 +185,10 @@ impl Host for RecordingHost {
 
     fn park(&mut self, state: Bytes) {
         self.parked = Some(state);
+    }
+
+    fn note(&mut self, key: u32, value: Option<&[u8]>, when: Safe) {
+        self.notes.push((key, value.map(Bytes::copy_from_slice), when));
     }
 
     fn close(&mut self, farewell: Farewell) {

@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use mynah_core::protocol::{
-    Change, Credentials, End, Farewell, Host, Peer, Refusal, RefusalKind, Reply, SessionSpec, SessionTerms,
-    Source, Step, Ticket, Will,
+    Change, Credentials, End, Farewell, Host, Peer, Refusal, RefusalKind, Reply, Safe, SessionSpec,
+    SessionTerms, Source, Step, Ticket, Will,
 };
 use mynah_core::{ConsumerId, DeliveryTag, Outcome, PublishRef, TransactionId};
 
@@ -269,6 +269,8 @@ impl Host for Turn<'_> {
     fn park(&mut self, state: Bytes) {
         self.host.rare().parked = Some(state);
     }
+
+    fn note(&mut self, _key: u32, _value: Option<&[u8]>, _when: Safe) {}
 
     fn close(&mut self, farewell: Farewell) {
         self.host.closing = Some(farewell);

@@ -85,7 +85,14 @@ impl Turn<'_> {
         }
         self.host.will = spec.will.map(Box::new);
         let Some(terms) = spec.session else {
-            let opened = Opened { present: false, client_id, parked: None, expiry: Expiry::AtEnd };
+            let opened = Opened {
+                present: false,
+                client_id,
+                parked: None,
+                notes: Vec::new(),
+                memos: Vec::new(),
+                expiry: Expiry::AtEnd,
+            };
             self.reply(ticket, Reply::Opened(Box::new(opened)));
             return;
         };
@@ -261,7 +268,9 @@ impl VirtualHost {
             session.expiry = terms.expiry;
             parked.clone_from(&session.parked);
         }
-        (Opened { present, client_id: Arc::clone(&client.id), parked, expiry: terms.expiry }, due)
+        let client_id = Arc::clone(&client.id);
+        let (notes, memos) = (Vec::new(), Vec::new());
+        (Opened { present, client_id, parked, notes, memos, expiry: terms.expiry }, due)
     }
 
     /// Puts the session's subscriptions in force. Only after its reply is on the way: nothing may be delivered before the

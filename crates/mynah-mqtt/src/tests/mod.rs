@@ -211,7 +211,7 @@ pub(crate) fn connect(version: Version, properties: &[u8]) -> Connect<'_> {
 }
 
 pub(crate) fn opened(present: bool, expiry: Expiry, parked: Option<Bytes>) -> Opened {
-    Opened { present, client_id: "c".into(), parked, expiry }
+    Opened { present, client_id: "c".into(), parked, notes: Vec::new(), memos: Vec::new(), expiry }
 }
 
 pub(crate) fn message(topic: &str, guarantee: Guarantee, body: &[u8], now: Instant) -> Message {

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use mynah_core::protocol::{Change, Credentials, End, Farewell, Host, SessionSpec, Source, Step, Ticket};
+use mynah_core::protocol::{
+    Change, Credentials, End, Farewell, Host, Safe, SessionSpec, Source, Step, Ticket,
+};
 use mynah_core::{ConsumerId, DeliveryTag, Message, Outcome, PublishRef, TransactionId};
 
 #[derive(Default)]
@@ -31,5 +33,6 @@ impl Host for Spy {
     fn define(&mut self, _: Ticket, _: Change<'_>) {}
     fn transact(&mut self, _: Ticket, _: Step) {}
     fn park(&mut self, _: Bytes) {}
+    fn note(&mut self, _: u32, _: Option<&[u8]>, _: Safe) {}
     fn close(&mut self, _: Farewell) {}
 }

@@ -65,6 +65,7 @@ impl StompConnection {
             body: frame.body,
             mandatory: route.mandatory,
             transaction,
+            note: None,
         };
         if let Some(ticket) = ticket {
             let receipt = send.receipt.map(|raw| frame.text(raw).into());
