@@ -58,6 +58,7 @@ pub struct Gone {
 pub struct Records {
     bytes: Vec<u8>,
     held: u32,
+    held_in: Vec<(Extent, u32)>,
     released: Vec<(Extent, u32)>,
     sync: bool,
 }
@@ -66,6 +67,7 @@ impl Records {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.held = 0;
+        self.held_in.clear();
         self.released.clear();
         self.sync = false;
     }
@@ -84,6 +86,18 @@ impl Records {
     #[must_use]
     pub fn held(&self) -> u32 {
         self.held
+    }
+
+    /// How many more messages other extents hold: copies of messages that stand there.
+    #[must_use]
+    pub fn held_in(&self) -> &[(Extent, u32)] {
+        &self.held_in
+    }
+
+    /// The extent that these records are written to is wanted once more, until that is released: the copies of a message in it
+    /// are still to come.
+    pub fn hold(&mut self) {
+        self.held += 1;
     }
 
     /// How many messages leave which extents.
@@ -131,15 +145,22 @@ impl Records {
     }
 
     /// The message of this number, which was appended before, has entered another queue. Its body is not written again; it
-    /// counts as held by `extent`, where it stands.
-    pub fn copy(&mut self, of: SharedNumber, queue: QueueNumber, tag: DeliveryTag, state: EntryState<'_>) {
+    /// counts as held by `body`, the extent where it stands, and leaves its queue from there.
+    pub fn copy(
+        &mut self,
+        of: SharedNumber,
+        body: Extent,
+        queue: QueueNumber,
+        tag: DeliveryTag,
+        state: EntryState<'_>,
+    ) {
         self.record(COPY, |out| {
             put_varint(out, queue.0);
             put_varint(out, tag.0);
             put_varint(out, of.0);
             put_state(out, state);
         });
-        self.held += 1;
+        add(&mut self.held_in, body, 1);
     }
 
     /// Messages have left a queue for good. Sorts them.
@@ -169,12 +190,8 @@ impl Records {
 
     /// Messages leave an extent without leaving their queue: they were appended again, or written to a page.
     pub fn release(&mut self, extent: Extent, count: u32) {
-        if count == 0 || extent.is_none() {
-            return;
-        }
-        match self.released.iter_mut().find(|(known, _)| *known == extent) {
-            Some((_, sum)) => *sum += count,
-            None => self.released.push((extent, count)),
+        if count > 0 && !extent.is_none() {
+            add(&mut self.released, extent, count);
         }
     }
 
@@ -243,6 +260,13 @@ impl Records {
             put_state(out, EntryState { attempts, redelivered, durable, wire: entry.wire.as_deref() });
             encode_message(out, clock, &entry.message, before);
         });
+    }
+}
+
+fn add(counts: &mut Vec<(Extent, u32)>, extent: Extent, count: u32) {
+    match counts.iter_mut().find(|(known, _)| *known == extent) {
+        Some((_, sum)) => *sum += count,
+        None => counts.push((extent, count)),
     }
 }
 
@@ -524,7 +548,13 @@ mod tests {
         let mut records = Records::default();
         let state = EntryState { attempts: 3, redelivered: true, wire: None, durable: true };
         records.message(&clock, Q, DeliveryTag(7), state, Some(SharedNumber(5)), &message);
-        records.copy(SharedNumber(5), QueueNumber(2), DeliveryTag(1 << 41), EntryState::default());
+        records.copy(
+            SharedNumber(5),
+            Extent::journal(3),
+            QueueNumber(2),
+            DeliveryTag(1 << 41),
+            EntryState::default(),
+        );
         let gone = |extent, tag| Gone { extent, tag: DeliveryTag(tag) };
         let (one, page) = (Extent::journal(1), Extent::page(4));
         let mut all =
@@ -538,7 +568,8 @@ mod tests {
         records.delete(Space::Queue, b"key");
         records.page_dropped(Q, page);
         records.queue_dropped(Q);
-        assert_eq!((records.held(), records.released()), (2, [(one, 4), (page, 1)].as_slice()));
+        assert_eq!((records.held(), records.released()), (1, [(one, 4), (page, 1)].as_slice()));
+        assert_eq!(records.held_in(), [(Extent::journal(3), 1)]);
         let (mut rest, mut read) = (records.bytes(), Vec::new());
         while !rest.is_empty() {
             let (record, used) = read_record(rest).unwrap();
