@@ -330,7 +330,7 @@ impl Batch {
     pub fn collect(&mut self, queue: &Arc<QueueHandle>) {
         for effect in self.effects.drain(..) {
             match effect {
-                Effect::DeadLetter { message, cause, reason } => {
+                Effect::DeadLetter { message, cause, reason, origin: _ } => {
                     self.dead.push_back(DeadLetter { queue: Arc::clone(queue), message, cause, reason });
                 }
                 // Only the connection that asked for it drains, and it has looked already: host/consume.rs.

@@ -28,5 +28,16 @@ pub const TRANSACTION_STEPS_MAX: usize = 10_000;
 /// Priority levels a queue can be declared with: 0 to 9 are different, higher ones count as 9 [AMQP 1.0 3.2.1].
 pub const PRIORITY_LEVELS: u8 = 10;
 
+/// Bytes that a message in a queue costs beside its own, about: its place, its facts, the allocator's part.
+pub const ENTRY_BYTES: u64 = 400;
+
+/// Messages of the head of a long queue that stay in memory, and how many are left when the next page is read.
+pub const HEAD_MESSAGES: usize = 16_384;
+pub const HEAD_MESSAGES_LOW: usize = 8_192;
+
+/// Messages and bytes in a page: enough that a sync and a file for each are cheap, few enough to be read at once.
+pub const PAGE_MESSAGES: usize = 16_384;
+pub const PAGE_BYTES: u64 = 2 << 20;
+
 /// Hops through exchange-to-exchange bindings and alternate exchanges before a message is taken to be in a loop.
 pub const EXCHANGE_HOPS_MAX: usize = 16;

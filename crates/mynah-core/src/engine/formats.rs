@@ -6,6 +6,9 @@ use crate::message::{Decode, Format};
 use crate::publish::PublishRef;
 use crate::wire::{Run, Wire};
 
+/// How a subscription's wire format writes a message.
+pub type Encode = fn(&Wire, &PublishRef<'_>, &mut Run);
+
 /// One format of a protocol.
 #[derive(Debug, Clone, Copy)]
 pub struct FormatEntry {
@@ -13,7 +16,7 @@ pub struct FormatEntry {
     /// Of properties kept in it.
     pub decode: Option<Decode>,
     /// Of subscriptions of this wire format.
-    pub encode: Option<fn(&Wire, &PublishRef<'_>, &mut Run)>,
+    pub encode: Option<Encode>,
 }
 
 /// All formats this process knows. What was stored in another one keeps its body and loses its properties.
@@ -30,7 +33,7 @@ impl Formats {
         self.0.iter().find_map(|entry| Some((entry.format, entry.decode?)).filter(|it| it.0.0 == name))
     }
 
-    pub(super) fn encoder(&self, name: &str) -> Option<(Format, fn(&Wire, &PublishRef<'_>, &mut Run))> {
+    pub(super) fn encoder(&self, name: &str) -> Option<(Format, Encode)> {
         self.0.iter().find_map(|entry| Some((entry.format, entry.encode?)).filter(|it| it.0.0 == name))
     }
 }

@@ -42,7 +42,7 @@ struct Inner {
     waiters: Vec<(Lsn, Arc<dyn Waiter>)>,
     observers: Vec<Arc<dyn LogObserver>>,
     oldest_wanted: Option<Extent>,
-    pages: BTreeMap<Extent, (QueueNumber, u8, Vec<StoredEntry>)>,
+    pages: BTreeMap<Extent, MemoryPage>,
     state: BTreeMap<(Space, Vec<u8>), Bytes>,
     recovered: BTreeMap<QueueNumber, RecoveredQueue>,
 }
@@ -85,9 +85,9 @@ impl Memory {
         let mut inner = Inner { durable: blocks.len(), ..Inner::default() };
         let mut replay = Replay { clock: self.clock, formats: &self.formats, ..Replay::default_of(self) };
         // Pages are safe as soon as they are written.
-        for (extent, (queue, level, entries)) in &old.pages {
-            let kept: Vec<StoredEntry> = entries.iter().filter(|entry| entry.durable).cloned().collect();
-            replay.pages.insert(*extent, (*queue, *level, kept));
+        for (extent, page) in &old.pages {
+            let entries = page.entries.iter().filter(|entry| entry.durable).cloned().collect();
+            replay.pages.insert(*extent, MemoryPage { entries, ..*page });
         }
         blocks.iter().for_each(|block| replay.block(block));
         inner.blocks = blocks;
@@ -144,6 +144,19 @@ impl Memory {
     }
 }
 
+#[derive(Debug, Clone)]
+struct MemoryPage {
+    queue: QueueNumber,
+    level: u8,
+    entries: Vec<StoredEntry>,
+}
+
+impl MemoryPage {
+    fn settle(&mut self, runs: &[(DeliveryTag, u64)]) {
+        self.entries.retain(|entry| !is_in(runs, entry.tag));
+    }
+}
+
 /// All blocks stand in the first file of the journal.
 const JOURNAL: Extent = Extent(1);
 
@@ -161,11 +174,18 @@ impl Log for Memory {
                     inner.pages.remove(&page);
                 }
                 RecordRef::Settled { page: Some(page), runs, .. } => {
-                    if let Some((_, _, entries)) = inner.pages.get_mut(&page) {
-                        entries.retain(|entry| !is_in(&runs, entry.tag));
+                    if let Some(page) = inner.pages.get_mut(&page) {
+                        page.settle(&runs);
                     }
                 }
-                _ => {}
+                RecordRef::Message { .. }
+                | RecordRef::Copy { .. }
+                | RecordRef::Settled { .. }
+                | RecordRef::Paged { .. }
+                | RecordRef::Attempts { .. }
+                | RecordRef::Delivered { .. }
+                | RecordRef::Note { .. }
+                | RecordRef::QueueDropped { .. } => {}
             }
             rest = rest.get(used..).unwrap_or_default();
         }
@@ -223,13 +243,13 @@ impl Log for Memory {
         level: u8,
         entries: &[StoredEntry],
     ) -> io::Result<Page> {
-        self.lock().pages.insert(extent, (queue, level, entries.to_vec()));
+        self.lock().pages.insert(extent, MemoryPage { queue, level, entries: entries.to_vec() });
         page_of(extent, level, entries).ok_or_else(|| io::Error::other("an empty page"))
     }
 
     fn read_page(&self, _: QueueNumber, extent: Extent) -> io::Result<Vec<StoredEntry>> {
         let inner = self.lock();
-        let page = inner.pages.get(&extent).map(|(_, _, entries)| entries.clone());
+        let page = inner.pages.get(&extent).map(|page| page.entries.clone());
         page.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such page"))
     }
 
@@ -302,7 +322,7 @@ struct Replay<'a> {
     formats: &'a Formats,
     queues: BTreeMap<QueueNumber, ReplayedQueue>,
     shared: HashMap<SharedNumber, StoredEntry>,
-    pages: BTreeMap<Extent, (QueueNumber, u8, Vec<StoredEntry>)>,
+    pages: BTreeMap<Extent, MemoryPage>,
     state: BTreeMap<(Space, Vec<u8>), Bytes>,
 }
 
@@ -315,11 +335,8 @@ struct ReplayedQueue {
     notes: BTreeMap<u32, Bytes>,
 }
 
-type Replayed = (
-    BTreeMap<QueueNumber, RecoveredQueue>,
-    BTreeMap<Extent, (QueueNumber, u8, Vec<StoredEntry>)>,
-    BTreeMap<(Space, Vec<u8>), Bytes>,
-);
+type Replayed =
+    (BTreeMap<QueueNumber, RecoveredQueue>, BTreeMap<Extent, MemoryPage>, BTreeMap<(Space, Vec<u8>), Bytes>);
 
 impl<'a> Replay<'a> {
     fn default_of(memory: &'a Memory) -> Self {
@@ -354,19 +371,19 @@ impl<'a> Replay<'a> {
                 let entry = state.entry(*tag, body, self.formats, None);
                 self.enter(*queue, *tag, entry);
             }
-            RecordRef::Settled { queue, page, runs } => match page {
-                Some(page) => {
-                    if let Some((_, _, entries)) = self.pages.get_mut(page) {
-                        entries.retain(|entry| !is_in(runs, entry.tag));
-                    }
-                }
-                None => {
-                    let queue = self.queue(*queue);
-                    queue.entries.retain(|tag, _| !is_in(runs, *tag));
-                    let last = runs.last().map(|(first, count)| DeliveryTag(first.0 + count - 1));
-                    queue.last = queue.last.max(last.unwrap_or_default());
-                }
-            },
+            RecordRef::Settled { queue, runs, .. } => {
+                self.pages
+                    .values_mut()
+                    .filter(|page| page.queue == *queue)
+                    .for_each(|page| page.settle(runs));
+                let queue = self.queue(*queue);
+                queue.entries.retain(|tag, _| !is_in(runs, *tag));
+                let last = runs.last().map(|(first, count)| DeliveryTag(first.0 + count - 1));
+                queue.last = queue.last.max(last.unwrap_or_default());
+            }
+            RecordRef::Paged { queue, runs, .. } => {
+                self.queue(*queue).entries.retain(|tag, _| !is_in(runs, *tag));
+            }
             RecordRef::Attempts { queue, tag, attempts } => {
                 self.queue(*queue).attempts.insert(*tag, *attempts);
             }
@@ -392,7 +409,7 @@ impl<'a> Replay<'a> {
             }
             RecordRef::QueueDropped { queue } => {
                 self.queues.remove(queue);
-                self.pages.retain(|_, (of, _, _)| of != queue);
+                self.pages.retain(|_, page| page.queue != *queue);
             }
         }
     }
@@ -412,8 +429,8 @@ impl<'a> Replay<'a> {
         for (number, queue) in &mut self.queues {
             // What stands in a page as well was moved there.
             let in_page = |tag: &DeliveryTag| {
-                let mut pages = self.pages.values().filter(|(of, _, _)| of == number);
-                pages.any(|(_, _, entries)| entries.iter().any(|entry| entry.tag == *tag))
+                let mut pages = self.pages.values().filter(|page| page.queue == *number);
+                pages.any(|page| page.entries.iter().any(|entry| entry.tag == *tag))
             };
             let found = recovered.entry(*number).or_default();
             found.last_tag = queue.last.max(queue.delivered);
@@ -426,7 +443,7 @@ impl<'a> Replay<'a> {
                 found.entries.push((entry, JOURNAL));
             }
         }
-        for (extent, (number, level, entries)) in &mut self.pages {
+        for (extent, MemoryPage { queue: number, level, entries }) in &mut self.pages {
             if let Some(queue) = self.queues.get(number) {
                 entries.iter_mut().for_each(|entry| queue.amend(entry));
             }

@@ -30,7 +30,7 @@ use crate::wire::Wire;
 
 pub use clock::WallClock;
 pub use fields::{Fault, Reader};
-pub use formats::{FormatEntry, Formats};
+pub use formats::{Encode, FormatEntry, Formats};
 pub use records::{EntryState, Gone, RecordRef, Records, SharedNumber, read_record};
 pub use stored::{decode_message, encode_message};
 pub use tags::TagSet;

@@ -27,6 +27,7 @@ const PUT: u8 = 7;
 const DELETE: u8 = 8;
 const PAGE_DROPPED: u8 = 9;
 const QUEUE_DROPPED: u8 = 10;
+const PAGED: u8 = 11;
 
 const REDELIVERED: u8 = 1;
 const HAS_ATTEMPTS: u8 = 2;
@@ -176,16 +177,19 @@ impl Records {
             self.record(SETTLED, |out| {
                 put_varint(out, queue.0);
                 put_varint(out, u64::from(page));
-                let mut next = 0;
-                for run in same.chunk_by(|one, other| one.tag.0 + 1 == other.tag.0) {
-                    let Some(first) = run.first().map(|first| first.tag.0) else { continue };
-                    // The first as it is, the others by the gap before them.
-                    put_varint(out, first - next);
-                    put_varint(out, run.len() as u64);
-                    next = first + run.len() as u64;
-                }
+                put_runs(out, same.iter().map(|gone| gone.tag));
             });
         }
+    }
+
+    /// Messages, by their tags in order, stand in a page now: what the journal holds of them is of no account any more. The
+    /// page is safe already.
+    pub fn paged(&mut self, queue: QueueNumber, page: Extent, tags: impl Iterator<Item = DeliveryTag>) {
+        self.record(PAGED, |out| {
+            put_varint(out, queue.0);
+            put_varint(out, u64::from(page.number()));
+            put_runs(out, tags);
+        });
     }
 
     /// Messages leave an extent without leaving their queue: they were appended again, or written to a page.
@@ -261,6 +265,40 @@ impl Records {
             encode_message(out, clock, &entry.message, before);
         });
     }
+}
+
+/// Tags in order: each run by the gap before it and its length.
+fn put_runs(out: &mut Vec<u8>, tags: impl Iterator<Item = DeliveryTag>) {
+    let (mut next, mut run) = (0, None::<(u64, u64)>);
+    let mut put = |(first, count): (u64, u64), out: &mut Vec<u8>| {
+        put_varint(out, first - next);
+        put_varint(out, count);
+        next = first + count;
+    };
+    for DeliveryTag(tag) in tags {
+        run = match run {
+            Some((first, count)) if first + count == tag => Some((first, count + 1)),
+            Some(whole) => {
+                put(whole, out);
+                Some((tag, 1))
+            }
+            None => Some((tag, 1)),
+        };
+    }
+    if let Some(whole) = run {
+        put(whole, out);
+    }
+}
+
+fn read_runs(reader: &mut Reader<'_>) -> Result<Vec<(DeliveryTag, u64)>, Fault> {
+    let (mut runs, mut next) = (Vec::new(), 0_u64);
+    while !reader.is_empty() {
+        let first = next.checked_add(reader.varint()?).ok_or(Fault::Unknown)?;
+        let count = reader.varint()?;
+        next = first.checked_add(count).ok_or(Fault::Unknown)?;
+        runs.push((DeliveryTag(first), count));
+    }
+    Ok(runs)
 }
 
 fn add(counts: &mut Vec<(Extent, u32)>, extent: Extent, count: u32) {
@@ -414,10 +452,18 @@ pub enum RecordRef<'a> {
         tag: DeliveryTag,
         state: ReadState<'a>,
     },
-    /// `page` is the number of the page they were in, if it was one. First tag and count of each run.
+    /// These tags have left the queue, wherever they stand when this is read: in the journal or in a page. `page` is the page
+    /// they were in when it was written, if it was one. First tag and count of each run.
     Settled {
         queue: QueueNumber,
         page: Option<Extent>,
+        runs: Vec<(DeliveryTag, u64)>,
+    },
+    /// These tags stand in the page: what the journal holds of them does not count. A page that exists counts also without
+    /// this record (a crash came between); one that was dropped since leaves nothing behind.
+    Paged {
+        queue: QueueNumber,
+        page: Extent,
         runs: Vec<(DeliveryTag, u64)>,
     },
     Attempts {
@@ -491,14 +537,11 @@ fn read_fields<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<RecordRef<'a>, F
         }
         SETTLED => {
             let page = Some(reader.varint32()?).filter(|number| *number != 0).map(Extent::page);
-            let (mut runs, mut next) = (Vec::new(), 0_u64);
-            while !reader.is_empty() {
-                let first = next.checked_add(reader.varint()?).ok_or(Fault::Unknown)?;
-                let count = reader.varint()?;
-                next = first.checked_add(count).ok_or(Fault::Unknown)?;
-                runs.push((DeliveryTag(first), count));
-            }
-            RecordRef::Settled { queue, page, runs }
+            RecordRef::Settled { queue, page, runs: read_runs(reader)? }
+        }
+        PAGED => {
+            let page = Extent::page(reader.varint32()?);
+            RecordRef::Paged { queue, page, runs: read_runs(reader)? }
         }
         ATTEMPTS => RecordRef::Attempts { queue, tag: tag(reader)?, attempts: reader.varint32()? },
         DELIVERED => RecordRef::Delivered { queue, upto: tag(reader)? },
@@ -568,6 +611,7 @@ mod tests {
         records.delete(Space::Queue, b"key");
         records.page_dropped(Q, page);
         records.queue_dropped(Q);
+        records.paged(Q, page, [3, 4, 9].into_iter().map(DeliveryTag));
         assert_eq!((records.held(), records.released()), (1, [(one, 4), (page, 1)].as_slice()));
         assert_eq!(records.held_in(), [(Extent::journal(3), 1)]);
         let (mut rest, mut read) = (records.bytes(), Vec::new());
@@ -600,6 +644,7 @@ mod tests {
                 RecordRef::Delete { space: Space::Queue, key: b"key" },
                 RecordRef::PageDropped { queue: Q, page },
                 RecordRef::QueueDropped { queue: Q },
+                RecordRef::Paged { queue: Q, page, runs: vec![(tag(3), 2), (tag(9), 1)] },
             ]
         );
     }
@@ -617,7 +662,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fuzz_any_bytes(kind in 0..12_u8, bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        fn fuzz_any_bytes(kind in 0..13_u8, bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let mut records = Records::default();
             records.record(kind, |out| out.extend_from_slice(&bytes));
             if let Ok((record, _)) = read_record(records.bytes()) {

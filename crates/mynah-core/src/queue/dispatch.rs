@@ -132,12 +132,18 @@ impl<S> Queue<S> {
             wire,
         };
         if settled {
-            let avoids = entry.avoids.then_some(entry.seq);
+            let (avoids, gone) = (entry.avoids.then_some(entry.seq), entry.gone());
             consumer.batch.push(delivery(entry.message, entry.wire));
             if let Some(seq) = avoids {
                 self.avoiding.remove(&seq);
             }
+            if let (Some(facts), false) = (&mut self.facts, gone.extent.is_none()) {
+                facts.gone.push(gone);
+            }
         } else {
+            if let (Some(facts), true) = (&mut self.facts, entry.durable) {
+                facts.hand_over(entry.seq);
+            }
             consumer.batch.push(delivery(Arc::clone(&entry.message), entry.wire.clone()));
             consumer.hold(entry.seq);
             entry.redelivered = true;
@@ -188,6 +194,10 @@ impl<S> Queue<S> {
     }
 
     fn end_drains(&mut self, effects: &mut Vec<Effect>) {
+        if self.usable_credit > 0 && self.ready.has_pages() {
+            // There is more, and somebody has credit for it: it is on its way from the disk.
+            return;
+        }
         while let Some(slot) = self.draining.pop_front() {
             let Some(consumer) = self.consumers.get_mut(slot) else { continue };
             consumer.draining = false;

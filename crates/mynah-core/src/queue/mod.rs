@@ -9,8 +9,10 @@
 mod attach;
 mod consumer;
 mod dispatch;
+mod level;
 #[cfg(test)]
 mod model;
+mod paging;
 mod ready;
 mod ring;
 mod settle;
@@ -26,10 +28,13 @@ use std::time::Instant;
 pub use spec::{Overflow, QueueSpec};
 
 use self::consumer::Consumer;
+pub use self::level::PageSize;
+pub use self::paging::{Facts, Outgoing};
 use self::ready::{Entry, Ready};
 use self::ring::Ring;
 use self::unsettled::Unsettled;
 use crate::delivery::{ConsumerId, Delivery, DeliveryTag};
+use crate::engine::{Extent, Gone};
 use crate::hash::FastMap;
 use crate::message::{Cause, Message};
 use crate::protocol::{CreditMode, Role};
@@ -72,8 +77,9 @@ pub struct QueueDefaults {
 /// What the broker has to do after a call.
 #[derive(Debug)]
 pub enum Effect {
-    /// The message has left this queue.
-    DeadLetter { message: Arc<Message>, cause: Cause, reason: Option<Box<str>> },
+    /// The message has left this queue. With `origin`, what is on disk of it is the effect's: it is to be settled in one with
+    /// whatever becomes of the message.
+    DeadLetter { message: Arc<Message>, cause: Cause, reason: Option<Box<str>>, origin: Option<Gone> },
     /// The deliveries before this were the last; its credit is 0.
     Drained { consumer: ConsumerKey },
 }
@@ -118,6 +124,8 @@ pub struct Queue<S> {
     avoiding: FastMap<u64, VecDeque<u64>>,
     last_seq: u64,
     last_serial: u64,
+    /// Of a queue that is kept on disk: what is to be told there.
+    facts: Option<Box<Facts>>,
     touched: Vec<u32>,
     spare: Vec<Vec<Delivery>>,
 }
@@ -142,6 +150,7 @@ impl<S> Queue<S> {
             avoiding: FastMap::default(),
             last_seq: 0,
             last_serial: 0,
+            facts: None,
             touched: Vec::new(),
             spare: Vec::new(),
         }
@@ -171,21 +180,28 @@ impl<S> Queue<S> {
         let size = message.size();
         if self.spec.max_message_bytes.is_some_and(|max| size as u64 > max) {
             if self.spec.overflow != Overflow::RejectPublish {
-                effects.push(Effect::DeadLetter { message, cause: Cause::MessageLength, reason: None });
+                effects.push(Effect::DeadLetter {
+                    message,
+                    cause: Cause::MessageLength,
+                    reason: None,
+                    origin: None,
+                });
             }
             return Err(Refused::TooLarge);
         }
         if self.spec.overflow != Overflow::DropHead && self.exceeds(1, size as u64) {
             if self.spec.overflow == Overflow::DeadLetter {
-                effects.push(Effect::DeadLetter { message, cause: Cause::QueueLength, reason: None });
+                effects.push(Effect::DeadLetter {
+                    message,
+                    cause: Cause::QueueLength,
+                    reason: None,
+                    origin: None,
+                });
             }
             return Err(Refused::Full);
         }
-        let queue_ttl = self.spec.message_ttl.and_then(|ttl| now.checked_add(ttl));
-        let expires = match (message.expires(), queue_ttl) {
-            (Some(own), Some(queue)) => Some(own.min(queue)),
-            (own, queue) => own.or(queue),
-        };
+        let expires = self.expires(now, &message);
+        let durable = self.facts.is_some() && message.header.durable();
         self.last_seq += 1;
         self.ready.push(Entry {
             seq: self.last_seq,
@@ -198,9 +214,20 @@ impl<S> Queue<S> {
             attempts: 0,
             redelivered: false,
             avoids: false,
+            durable,
+            kept: if durable { Extent::PENDING } else { Extent::NONE },
         });
         self.drop_excess(effects);
         Ok(())
+    }
+
+    /// When a message that comes at `now` is over.
+    fn expires(&self, now: Instant, message: &Message) -> Option<Instant> {
+        let queue_ttl = self.spec.message_ttl.and_then(|ttl| now.checked_add(ttl));
+        match (message.expires(), queue_ttl) {
+            (Some(own), Some(queue)) => Some(own.min(queue)),
+            (own, queue) => own.or(queue),
+        }
     }
 
     /// Whether a push of so many messages, `largest` being the bytes of the largest, would be refused as things stand.
@@ -243,7 +270,16 @@ impl<S> Queue<S> {
         effects: &mut Vec<Effect>,
     ) {
         self.forget(&entry);
-        effects.push(Effect::DeadLetter { message: entry.message, cause, reason });
+        let origin = (!entry.kept.is_none()).then(|| entry.gone());
+        effects.push(Effect::DeadLetter { message: entry.message, cause, reason, origin });
+    }
+
+    /// The message leaves the queue for good.
+    fn leave(&mut self, entry: &Entry) {
+        self.forget(entry);
+        if let (Some(facts), false) = (&mut self.facts, entry.kept.is_none()) {
+            facts.gone.push(entry.gone());
+        }
     }
 
     /// The message leaves the queue.
@@ -270,16 +306,20 @@ impl<S> Queue<S> {
 
     /// Removes the ready messages; answers how many there were.
     pub fn purge(&mut self) -> u64 {
+        let removed = self.ready.len();
+        self.drop_pages();
         let entries = self.ready.drain();
-        entries.iter().for_each(|entry| self.forget(entry));
+        entries.iter().for_each(|entry| self.leave(entry));
         self.ready.tidy();
-        entries.len() as u64
+        removed
     }
 
-    /// Removes everything, ready (first) and unsettled: the queue is being deleted.
+    /// Removes everything, ready (first) and unsettled: the queue is being deleted. What is in pages is not answered.
     pub fn drain_all(&mut self) -> Vec<Arc<Message>> {
+        self.drop_pages();
         let mut entries = self.ready.drain();
         entries.append(&mut self.unsettled.drain());
+        entries.iter().for_each(|entry| self.leave(entry));
         self.avoiding.clear();
         let slots: Vec<u32> = self.keys.values().copied().collect();
         for slot in slots {
@@ -291,7 +331,7 @@ impl<S> Queue<S> {
         entries.into_iter().map(|entry| entry.message).collect()
     }
 
-    /// Ready messages in delivery order; nothing changes by it.
+    /// Ready messages in delivery order, as far as they are in memory without a gap; nothing changes by it.
     #[must_use]
     pub fn peek(&self, skip: usize, count: usize) -> Vec<Peeked> {
         let peeked = |entry: &Entry| Peeked {

@@ -1,8 +1,7 @@
 //! The messages that wait: by priority, in the order they came, with what came back in its old place.
 //!
-//! New messages stand in a deque, sorted because sequence numbers only grow. A message that comes back goes to its front
-//! if it is older than all, else to a small sorted map beside it. Messages that every consumer at hand refused are set
-//! aside so that they block nobody, and are recalled when a consumer comes that may take them.
+//! Messages that every consumer at hand refused are set aside so that they block nobody, and are recalled when a consumer comes
+//! that may take them. Of a long queue only the head and what came last are in memory, see [`super::level`].
 //!
 //! Never: knows a consumer, decides what becomes of a message.
 
@@ -11,7 +10,10 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::limits::PRIORITY_LEVELS;
+use super::level::{Cut, Level, PageSize, Paged, merged};
+use crate::delivery::DeliveryTag;
+use crate::engine::{EntryState, Extent, Gone, Page, StoredEntry};
+use crate::limits::{ENTRY_BYTES, PRIORITY_LEVELS};
 use crate::message::Message;
 use crate::wire::Wire;
 
@@ -34,6 +36,10 @@ pub(super) struct Entry {
     pub(super) redelivered: bool,
     /// Some consumer said "undeliverable here".
     pub(super) avoids: bool,
+    /// It survives a restart.
+    pub(super) durable: bool,
+    /// What holds it on disk.
+    pub(super) kept: Extent,
 }
 
 /// A place in the delivery order: by priority, then by number.
@@ -45,6 +51,31 @@ const LAST: Rank = (Reverse(0), u64::MAX);
 impl Entry {
     fn rank(&self) -> Rank {
         (Reverse(self.level), self.seq)
+    }
+
+    pub(super) fn gone(&self) -> Gone {
+        Gone { extent: self.kept, tag: DeliveryTag(self.seq) }
+    }
+
+    /// What it costs while it is in memory, about.
+    pub(super) fn memory(&self) -> u64 {
+        u64::from(self.size) + ENTRY_BYTES
+    }
+
+    pub(super) fn state(&self) -> EntryState<'_> {
+        let Self { attempts, redelivered, durable, .. } = *self;
+        EntryState { attempts, redelivered, durable, wire: self.wire.as_deref() }
+    }
+
+    pub(super) fn stored(&self) -> StoredEntry {
+        StoredEntry {
+            tag: DeliveryTag(self.seq),
+            message: Arc::clone(&self.message),
+            wire: self.wire.clone(),
+            attempts: self.attempts,
+            redelivered: self.redelivered,
+            durable: self.durable,
+        }
     }
 }
 
@@ -62,118 +93,6 @@ impl Default for Examined {
     }
 }
 
-/// A place in the deque. Taking a message from the middle leaves its number, so that the deque stays sorted.
-#[derive(Debug)]
-enum Place {
-    Live(Entry),
-    Gone(u64),
-}
-
-impl Place {
-    fn seq(&self) -> u64 {
-        match self {
-            Self::Live(entry) => entry.seq,
-            Self::Gone(seq) => *seq,
-        }
-    }
-
-    fn live(&self) -> Option<&Entry> {
-        match self {
-            Self::Live(entry) => Some(entry),
-            Self::Gone(_) => None,
-        }
-    }
-}
-
-/// One priority.
-#[derive(Debug, Default)]
-struct Level {
-    /// The first place, if any, is live.
-    fresh: VecDeque<Place>,
-    gone: usize,
-    returned: BTreeMap<u64, Entry>,
-}
-
-impl Level {
-    fn first_seq(&self) -> Option<u64> {
-        let fresh = self.fresh.front().map(Place::seq);
-        match self.returned.first_key_value() {
-            None => fresh,
-            Some((&returned, _)) => Some(fresh.map_or(returned, |fresh| fresh.min(returned))),
-        }
-    }
-
-    fn pop(&mut self) -> Option<Entry> {
-        let fresh = self.fresh.front().map(Place::seq);
-        if let Some(first) = self.returned.first_entry()
-            && fresh.is_none_or(|fresh| *first.key() < fresh)
-        {
-            return Some(first.remove());
-        }
-        match self.fresh.pop_front() {
-            Some(Place::Live(entry)) => {
-                if self.gone > 0 {
-                    self.trim();
-                }
-                Some(entry)
-            }
-            Some(Place::Gone(_)) | None => None,
-        }
-    }
-
-    fn put_back(&mut self, entry: Entry) {
-        if self.fresh.front().is_none_or(|first| entry.seq < first.seq()) {
-            self.fresh.push_front(Place::Live(entry));
-        } else {
-            self.returned.insert(entry.seq, entry);
-        }
-    }
-
-    fn take(&mut self, seq: u64) -> Option<Entry> {
-        if let Some(entry) = self.returned.remove(&seq) {
-            return Some(entry);
-        }
-        let at = self.fresh.binary_search_by_key(&seq, Place::seq).ok()?;
-        let place = self.fresh.get_mut(at).filter(|place| place.live().is_some())?;
-        let Place::Live(entry) = std::mem::replace(place, Place::Gone(seq)) else { return None };
-        self.gone += 1;
-        self.trim();
-        Some(entry)
-    }
-
-    /// Keeps the front live and the gone places fewer than the live ones.
-    fn trim(&mut self) {
-        while let Some(Place::Gone(_)) = self.fresh.front() {
-            self.fresh.pop_front();
-            self.gone -= 1;
-        }
-        if self.gone > 64 && self.gone > self.fresh.len() / 2 {
-            self.fresh.retain(|place| place.live().is_some());
-            self.gone = 0;
-        }
-    }
-
-    /// Those with a number of at least `from`, in order.
-    fn iter_from(&self, from: u64) -> impl Iterator<Item = &Entry> {
-        let start = self.fresh.partition_point(|place| place.seq() < from);
-        let fresh = self.fresh.range(start..).filter_map(Place::live);
-        merged(fresh, self.returned.range(from..).map(|(_, entry)| entry))
-    }
-}
-
-/// Two sorted sequences as one.
-fn merged<'e>(
-    one: impl Iterator<Item = &'e Entry>,
-    other: impl Iterator<Item = &'e Entry>,
-) -> impl Iterator<Item = &'e Entry> {
-    let (mut one, mut other) = (one.peekable(), other.peekable());
-    std::iter::from_fn(move || match (one.peek(), other.peek()) {
-        (Some(left), Some(right)) if right.seq < left.seq => other.next(),
-        (Some(_), _) => one.next(),
-        (None, _) => other.next(),
-    })
-}
-
 #[derive(Debug)]
 pub(super) struct Ready {
     /// Lowest priority first.
@@ -184,8 +103,12 @@ pub(super) struct Ready {
     log_from: u64,
     /// Times and numbers of what expires; also of some that are not here any more.
     expiries: BinaryHeap<Reverse<(Instant, u64, u8)>>,
+    /// In memory or not.
     len: u64,
     bytes: u64,
+    /// Messages in memory, and what they cost.
+    here: u64,
+    memory: u64,
 }
 
 impl Ready {
@@ -199,6 +122,8 @@ impl Ready {
             expiries: BinaryHeap::new(),
             len: 0,
             bytes: 0,
+            here: 0,
+            memory: 0,
         }
     }
 
@@ -224,7 +149,7 @@ impl Ready {
     pub(super) fn push(&mut self, entry: Entry) {
         self.count_in(&entry);
         if let Some(level) = self.levels.get_mut(usize::from(entry.level)) {
-            level.fresh.push_back(Place::Live(entry));
+            level.push(entry);
         }
     }
 
@@ -239,9 +164,16 @@ impl Ready {
     fn count_in(&mut self, entry: &Entry) {
         self.len += 1;
         self.bytes += u64::from(entry.size);
+        self.count_here(entry);
+    }
+
+    /// It has come to be in memory.
+    fn count_here(&mut self, entry: &Entry) {
+        self.here += 1;
+        self.memory += entry.memory();
         if let Some(expires) = entry.expires {
             self.expiries.push(Reverse((expires, entry.seq, entry.level)));
-            if self.expiries.len() as u64 > 2 * self.len + 64 {
+            if self.expiries.len() as u64 > 2 * self.here + 64 {
                 self.rebuild_expiries();
                 // The entry itself is in no level yet.
                 self.expiries.push(Reverse((expires, entry.seq, entry.level)));
@@ -251,12 +183,14 @@ impl Ready {
 
     fn count_out(&mut self, entry: &Entry) {
         self.len -= 1;
-        self.bytes -= u64::from(entry.size);
+        self.bytes = self.bytes.saturating_sub(u64::from(entry.size));
+        self.here -= 1;
+        self.memory -= entry.memory();
     }
 
     fn rebuild_expiries(&mut self) {
         let times: Vec<_> = self
-            .iter()
+            .in_memory()
             .filter_map(|entry| entry.expires.map(|at| Reverse((at, entry.seq, entry.level))))
             .collect();
         self.expiries = times.into();
@@ -264,7 +198,9 @@ impl Ready {
 
     /// The next in delivery order.
     pub(super) fn pop(&mut self) -> Option<Entry> {
-        let entry = self.levels.iter_mut().rev().find_map(Level::pop)?;
+        let level = self.levels.iter_mut().rev().find(|level| level.first_seq().is_some())?;
+        // Nothing while the next is not in memory: what is behind it, or less urgent, waits.
+        let entry = level.pop()?;
         self.count_out(&entry);
         Some(entry)
     }
@@ -282,6 +218,7 @@ impl Ready {
         };
         let aside = (0..PRIORITY_LEVELS).filter_map(first_aside).min_by_key(|(_, seq)| *seq);
         let entry = match (oldest, aside) {
+            // Nothing while the oldest is not in memory.
             (Some((seq, level)), aside) if aside.is_none_or(|aside| seq < aside.1) => level.pop()?,
             (_, aside) => self.aside.remove(&aside?)?,
         };
@@ -293,6 +230,8 @@ impl Ready {
     pub(super) fn set_aside(&mut self, entry: Entry) {
         self.len += 1;
         self.bytes += u64::from(entry.size);
+        self.here += 1;
+        self.memory += entry.memory();
         self.log.push_back(entry.rank());
         self.aside.insert(entry.rank(), entry);
         if self.log.len() > 2 * self.aside.len() + 64 {
@@ -342,14 +281,9 @@ impl Ready {
 
     /// Gives memory back after a backlog. Worth a call after each batch.
     pub(super) fn tidy(&mut self) {
-        for level in &mut self.levels {
-            let capacity = level.fresh.capacity();
-            if capacity > ROOM_KEPT && level.fresh.len() < capacity / 8 {
-                level.fresh.shrink_to(capacity / 2);
-            }
-        }
+        self.levels.iter_mut().for_each(|level| level.tidy(ROOM_KEPT));
         let times = self.expiries.len() as u64;
-        if times > ROOM_KEPT as u64 && times > 4 * self.len {
+        if times > ROOM_KEPT as u64 && times > 4 * self.here {
             self.rebuild_expiries();
         }
     }
@@ -370,13 +304,148 @@ impl Ready {
         None
     }
 
+    // ---- pages ----
+
+    pub(super) fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    pub(super) fn has_pages(&self) -> bool {
+        self.levels.iter().any(Level::has_pages)
+    }
+
+    /// Takes out neighbours for a page: of the least urgent level that has enough. They stay counted.
+    pub(super) fn cut(
+        &mut self,
+        extent: Extent,
+        size: PageSize,
+        head: usize,
+        least: usize,
+    ) -> Option<Vec<Entry>> {
+        for (at, level) in self.levels.iter_mut().enumerate() {
+            let cut = match level.has_pages() {
+                true if level.tail_len() >= least => Cut::Tail,
+                false if level.head_len() >= head.saturating_add(least) => Cut::Head { keep: head },
+                _ => continue,
+            };
+            return self.cut_at(at, extent, cut, size);
+        }
+        None
+    }
+
+    /// Takes out neighbours for a page that `wanted` says must go, from wherever they stand.
+    pub(super) fn cut_those(
+        &mut self,
+        extent: Extent,
+        size: PageSize,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Option<Vec<Entry>> {
+        let at = self.levels.iter().position(|level| level.in_order().any(&wanted))?;
+        let level = self.levels.get(at)?;
+        // The head leaves from its end, so that what it leaves stands before it.
+        let cut = if level.head().any(&wanted) { Cut::Head { keep: 0 } } else { Cut::Tail };
+        self.cut_at(at, extent, cut, size)
+    }
+
+    fn cut_at(&mut self, at: usize, extent: Extent, cut: Cut, size: PageSize) -> Option<Vec<Entry>> {
+        let name = u8::try_from(at).unwrap_or(u8::MAX);
+        let entries = self.levels.get_mut(at)?.cut(extent, name, cut, size);
+        for entry in &entries {
+            self.here -= 1;
+            self.memory -= entry.memory();
+        }
+        Some(entries).filter(|entries| !entries.is_empty())
+    }
+
+    pub(super) fn written(&mut self, level: u8, extent: Extent) -> bool {
+        self.levels.get_mut(usize::from(level)).is_some_and(|level| level.written(extent))
+    }
+
+    /// They stay in memory after all. Those of a page that was purged meanwhile are given back.
+    pub(super) fn not_written(&mut self, level: u8, extent: Extent, entries: Vec<Entry>) -> Vec<Entry> {
+        let there = self.levels.get(usize::from(level)).is_some_and(|level| level.has_page(extent));
+        if !there {
+            return entries;
+        }
+        entries.iter().for_each(|entry| self.count_here(entry));
+        match self.levels.get_mut(usize::from(level)) {
+            Some(level) => level.not_written(extent, entries),
+            None => entries,
+        }
+    }
+
+    /// The page to read next: of the most urgent level whose head is short.
+    pub(super) fn want(&mut self, low: usize) -> Option<Extent> {
+        self.levels.iter_mut().rev().find_map(|level| level.want(low))
+    }
+
+    /// A page was read. False if it is not wanted any more.
+    pub(super) fn arrived(&mut self, extent: Extent, entries: Vec<Entry>) -> bool {
+        let Some((at, page)) =
+            self.levels.iter_mut().enumerate().find_map(|(at, level)| Some((at, level.arrived(extent)?)))
+        else {
+            return false;
+        };
+        self.len -= u64::from(page.count);
+        self.bytes = self.bytes.saturating_sub(page.bytes);
+        for entry in entries {
+            self.count_in(&entry);
+            if let Some(level) = self.levels.get_mut(at) {
+                level.push_arrived(entry);
+            }
+        }
+        if let Some(level) = self.levels.get_mut(at) {
+            level.join();
+        }
+        true
+    }
+
+    pub(super) fn not_read(&mut self, extent: Extent) {
+        self.levels.iter_mut().for_each(|level| level.not_read(extent));
+    }
+
+    /// The pages, which count no more.
+    pub(super) fn take_pages(&mut self) -> Vec<Paged> {
+        let taken: Vec<Paged> = self.levels.iter_mut().flat_map(Level::take_pages).collect();
+        for Paged { page, .. } in &taken {
+            self.len -= u64::from(page.count);
+            self.bytes = self.bytes.saturating_sub(page.bytes);
+        }
+        taken
+    }
+
+    pub(super) fn restore_page(&mut self, page: Page) {
+        let at = usize::from(page.level).min(self.levels.len() - 1);
+        self.len += u64::from(page.count);
+        self.bytes += page.bytes;
+        if let Some(level) = self.levels.get_mut(at) {
+            level.restore_page(page);
+        }
+    }
+
+    pub(super) fn restore(&mut self, entry: Entry) {
+        self.count_in(&entry);
+        if let Some(level) = self.levels.get_mut(usize::from(entry.level)) {
+            level.restore(entry);
+        }
+    }
+
+    /// The messages pushed last, from the number on.
+    pub(super) fn newest(&mut self, from: u64) -> impl Iterator<Item = &mut Entry> {
+        self.levels.iter_mut().flat_map(move |level| level.newest(from))
+    }
+
+    pub(super) fn in_memory_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.levels.iter_mut().flat_map(Level::in_memory_mut).chain(self.aside.values_mut())
+    }
+
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.expiries.peek().map(|Reverse((at, _, _))| *at)
     }
 
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.levels.iter().map(|level| level.fresh.capacity()).sum()
+        self.levels.iter().map(Level::capacity).sum()
     }
 
     #[cfg(test)]
@@ -389,7 +458,7 @@ impl Ready {
         self.expiries.len()
     }
 
-    /// All in delivery order.
+    /// What is in memory before the first page of its level, in delivery order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         (0..self.levels.len()).rev().flat_map(|level| self.iter_level(level, 0))
     }
@@ -402,7 +471,11 @@ impl Ready {
         merged(waiting, aside.map(|(_, entry)| entry))
     }
 
-    /// Empties it, in delivery order.
+    pub(super) fn in_memory(&self) -> impl Iterator<Item = &Entry> {
+        self.levels.iter().flat_map(Level::in_memory).chain(self.aside.values())
+    }
+
+    /// Empties it, in delivery order. Pages must have been taken out before.
     pub(super) fn drain(&mut self) -> Vec<Entry> {
         self.recall(&mut Examined::default(), u64::MAX, |_| true);
         self.expiries = BinaryHeap::new();

@@ -51,7 +51,7 @@ impl<S> Queue<S> {
         effects: &mut Vec<Effect>,
     ) {
         match outcome {
-            Outcome::Accepted => self.forget(&entry),
+            Outcome::Accepted => self.leave(&entry),
             Outcome::Rejected { reason } => self.dead_letter(entry, Cause::Rejected, reason.clone(), effects),
             Outcome::Released => self.give_back(now, entry, effects),
             Outcome::Modified { failed, undeliverable_here } => {
@@ -78,6 +78,9 @@ impl<S> Queue<S> {
             if limit > 0 && entry.attempts >= limit {
                 self.dead_letter(entry, Cause::ReadCount, None, effects);
                 return None;
+            }
+            if let (Some(facts), true) = (&mut self.facts, entry.durable) {
+                facts.attempts.push((DeliveryTag(entry.seq), entry.attempts));
             }
         }
         Some(entry)

@@ -6,6 +6,7 @@ use crate::hash::FastMap;
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
     held: FastMap<u64, Held>,
+    memory: u64,
 }
 
 #[derive(Debug)]
@@ -24,7 +25,20 @@ impl Unsettled {
         self.held.len()
     }
 
+    pub(super) fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.held.values().map(|held| &held.entry)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.held.values_mut().map(|held| &mut held.entry)
+    }
+
     pub(super) fn insert(&mut self, slot: u32, entry: Entry) {
+        self.memory += entry.memory();
         self.held.insert(entry.seq, Held { entry, slot });
     }
 
@@ -37,7 +51,9 @@ impl Unsettled {
         if let std::collections::hash_map::Entry::Occupied(held) = self.held.entry(seq)
             && held.get().slot == slot
         {
-            return Some(held.remove().entry);
+            let entry = held.remove().entry;
+            self.memory -= entry.memory();
+            return Some(entry);
         }
         None
     }
@@ -52,6 +68,7 @@ impl Unsettled {
 
     /// All of all consumers, in order.
     pub(super) fn drain(&mut self) -> Vec<Entry> {
+        self.memory = 0;
         let mut entries: Vec<Entry> = self.held.drain().map(|(_, held)| held.entry).collect();
         entries.sort_unstable_by_key(|entry| entry.seq);
         entries

@@ -11,6 +11,7 @@ use crate::protocol::RefusalKind;
 use crate::publish::PublishRef;
 
 mod delivery;
+mod durable;
 mod policy;
 
 const DEFAULTS: QueueDefaults =
@@ -106,7 +107,7 @@ impl Desk {
     /// `a queue-length` or `drained 1`.
     fn effects(&mut self) -> Vec<String> {
         let shown = |effect| match effect {
-            Effect::DeadLetter { message, cause, reason } => {
+            Effect::DeadLetter { message, cause, reason, .. } => {
                 let reason = reason.map(|reason| format!(" {reason}")).unwrap_or_default();
                 format!("{} {}{reason}", body(&message), cause.name())
             }
