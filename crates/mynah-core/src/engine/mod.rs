@@ -29,9 +29,11 @@ use crate::message::Message;
 use crate::wire::Wire;
 
 pub use clock::WallClock;
-pub use fields::{Fault, Reader};
+pub use fields::{Fault, Reader, put_bytes, put_text, put_varint};
 pub use formats::{Encode, FormatEntry, Formats};
-pub use records::{EntryState, Gone, RecordRef, Records, SharedNumber, read_record};
+pub use records::{
+    EntryState, Gone, RecordRef, Records, SharedNumber, decode_wire, encode_wire, read_record,
+};
 pub use stored::{decode_message, encode_message};
 pub use tags::TagSet;
 pub use values::{decode_arguments, decode_value, encode_arguments, encode_value};

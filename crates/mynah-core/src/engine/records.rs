@@ -146,7 +146,8 @@ impl Records {
     }
 
     /// The message of this number, which was appended before, has entered another queue. Its body is not written again; it
-    /// counts as held by `body`, the extent where it stands, and leaves its queue from there.
+    /// counts as held by `body`, the extent where it stands, and leaves its queue from there. `PENDING`: the body is among
+    /// these records.
     pub fn copy(
         &mut self,
         of: SharedNumber,
@@ -161,7 +162,11 @@ impl Records {
             put_varint(out, of.0);
             put_state(out, state);
         });
-        add(&mut self.held_in, body, 1);
+        if body == Extent::PENDING {
+            self.held += 1;
+        } else {
+            add(&mut self.held_in, body, 1);
+        }
     }
 
     /// Messages have left a queue for good. Sorts them.
@@ -347,6 +352,19 @@ pub(super) fn put_wire(out: &mut Vec<u8>, wire: &Wire) {
     ]);
     put_varint(out, wire.identifiers.len() as u64);
     wire.identifiers.iter().for_each(|id| put_varint(out, u64::from(*id)));
+}
+
+/// A wire class as it stands among the keyed state.
+pub fn encode_wire(out: &mut Vec<u8>, wire: &Wire) {
+    put_wire(out, wire);
+}
+
+/// `None` if no protocol knows the format any more.
+///
+/// # Errors
+/// It is damaged.
+pub fn decode_wire(reader: &mut Reader<'_>, formats: &Formats) -> Result<Option<Wire>, Fault> {
+    Ok(StoredWire::read(reader)?.wire(formats))
 }
 
 fn guarantee(number: u8) -> Result<Guarantee, Fault> {

@@ -201,7 +201,7 @@ impl<S> Queue<S> {
             return Err(Refused::Full);
         }
         let expires = self.expires(now, &message);
-        let durable = self.facts.is_some() && message.header.durable();
+        let durable = self.keeps_facts() && message.header.durable();
         self.last_seq += 1;
         self.ready.push(Entry {
             seq: self.last_seq,

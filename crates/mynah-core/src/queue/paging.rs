@@ -23,6 +23,8 @@ const MOVED_BY_PAGE_MIN: usize = 64;
 /// What has happened to messages that are kept on disk.
 #[derive(Debug, Default)]
 pub struct Facts {
+    /// Durable messages are written down as they come. Otherwise only what is in pages is told of.
+    pub(super) keeps: bool,
     pub(super) gone: Vec<Gone>,
     pub(super) attempts: Vec<(DeliveryTag, u32)>,
     /// The highest tag handed to a consumer, and whether that is news.
@@ -65,7 +67,13 @@ impl Outgoing {
 impl<S> Queue<S> {
     /// From now on it tells what happens to its durable messages.
     pub fn keep_facts(&mut self) {
-        self.facts.get_or_insert_default();
+        self.facts.get_or_insert_default().keeps = true;
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn keeps_facts(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.keeps)
     }
 
     /// Numbers begin behind this one.
@@ -113,17 +121,20 @@ impl<S> Queue<S> {
         }
     }
 
-    /// The durable messages pushed behind `tag` that are still here, oldest first.
+    /// The durable messages pushed behind `tag` that are still here, oldest first. `each` answers where a message stands if
+    /// it stands somewhere already; of the others [`Queue::stamp`] says it.
     pub fn for_each_new(
         &mut self,
         tag: DeliveryTag,
-        mut each: impl FnMut(DeliveryTag, EntryState<'_>, &Arc<Message>),
+        mut each: impl FnMut(DeliveryTag, EntryState<'_>, &Arc<Message>) -> Option<Extent>,
     ) {
         let mut news: Vec<&mut Entry> =
             self.ready.newest(tag.0 + 1).filter(|entry| entry.kept == Extent::PENDING).collect();
         news.sort_unstable_by_key(|entry| entry.seq);
         for entry in news {
-            each(DeliveryTag(entry.seq), entry.state(), &entry.message);
+            if let Some(extent) = each(DeliveryTag(entry.seq), entry.state(), &entry.message) {
+                entry.kept = extent;
+            }
         }
     }
 
@@ -176,6 +187,8 @@ impl<S> Queue<S> {
 
     /// Gives away neighbours that will not be wanted soon: a whole page, or with `any` what there is.
     pub fn cut_page(&mut self, extent: Extent, any: bool) -> Option<Outgoing> {
+        // From now on there is something to tell even of a queue that is not kept.
+        self.facts.get_or_insert_default();
         let (head, least) = if any { (0, 1) } else { (HEAD_MESSAGES, PAGE_MESSAGES) };
         let entries = self.ready.cut(extent, SIZE, head, least).or_else(|| {
             // Large messages fill a page and memory sooner.

@@ -119,6 +119,7 @@ impl Bench {
         let behind = DeliveryTag(pushed_behind);
         queue.for_each_new(behind, |tag, state, message| {
             records.message(&engine.clock, NUMBER, tag, state, None, message);
+            None
         });
         queue.tell(NUMBER, records);
         for effect in effects.drain(..) {
