@@ -4,14 +4,17 @@
 //! A queue is marked as deleted under its own lock before its bindings are taken out. Whoever binds looks at that
 //! mark with the table locked: either the binding is there to be taken out, or it is not made.
 //!
+//! What of it outlives the process is written down under the same lock, so in the same order.
+//!
 //! Never: locks a queue or an inbox.
 
 use std::sync::Arc;
 
-use mynah_core::exchange::{Arguments, ExchangeKind, check_headers_rule};
+use mynah_core::exchange::{Arguments, Exchange, ExchangeKind, check_headers_rule};
 use mynah_core::protocol::{Refusal, RefusalKind};
 use mynah_core::{ConsumerId, Filter, Wire};
 
+use crate::durable::definitions::{TO_EXCHANGE, TO_QUEUE, TOPICS};
 use crate::inbox::Inbox;
 use crate::queues::QueueHandle;
 use crate::routing::{BindingTarget, Subscription, Tables};
@@ -66,6 +69,7 @@ impl VirtualHost {
             return Bound::Already;
         }
         lead(&mut tables, queue, filter, no_local);
+        self.keep_topic(queue, filter);
         Bound::Yes
     }
 
@@ -89,16 +93,21 @@ impl VirtualHost {
         for old in &old {
             queue.forget_filter(old);
             tables.topics.remove_one(old, |known| known.leads_to(queue, None));
+            self.drop_topic(queue, old);
         }
         lead(&mut tables, queue, filter, no_local);
+        self.keep_topic(queue, filter);
         if same { Bound::Already } else { Bound::Yes }
     }
 
     /// False if it was not bound.
     pub(crate) fn unbind_topic(&self, queue: &Arc<QueueHandle>, filter: &Filter) -> bool {
         let mut tables = self.routes.write();
-        queue.forget_filter(filter)
-            && tables.topics.remove_one(filter, |known| known.leads_to(queue, None)).is_some()
+        let was = queue.forget_filter(filter);
+        if was {
+            self.drop_topic(queue, filter);
+        }
+        was && tables.topics.remove_one(filter, |known| known.leads_to(queue, None)).is_some()
     }
 
     /// A subscriber without a queue, in place of its `old` subscription.
@@ -256,7 +265,10 @@ impl VirtualHost {
         if exchange.spec().kind == ExchangeKind::Headers {
             check_headers_rule(arguments).map_err(|text| Refusal::new(RefusalKind::Conflict, text))?;
         }
-        exchange.bind(key, arguments, destination.target());
+        let target = destination.target();
+        if exchange.bind(key, arguments, target.clone()) {
+            self.keep_binding(&tables, source, &target, key, arguments);
+        }
         Ok(())
     }
 
@@ -279,6 +291,7 @@ impl VirtualHost {
         }
         let mut ended: Vec<Arc<str>> = Vec::new();
         for (name, exchange) in &mut tables.exchanges {
+            self.forget_kept(name, exchange, &target);
             let unbound = exchange.remove_destination(&target) > 0;
             if **name == *source {
                 exchange.bind(key, &Vec::new(), target.clone());
@@ -289,6 +302,7 @@ impl VirtualHost {
         for name in ended {
             self.remove_exchange(&mut tables, &name);
         }
+        self.keep_binding(&tables, source, &target, key, &Vec::new());
         Ok(true)
     }
 
@@ -321,6 +335,10 @@ impl VirtualHost {
         if !filters.contains(filter) {
             filters.push(filter.clone());
             tables.topics.insert(filter, Subscription::Exchange(exchange.into()));
+            let lasts = tables.exchanges.get(exchange).is_some_and(|exchange| exchange.spec().durable);
+            if lasts || exchange == crate::virtual_host::TOPIC_EXCHANGE {
+                self.put_binding(TOPICS, (TO_EXCHANGE, exchange), &filter.to_string(), &Vec::new(), None);
+            }
         }
         Ok(())
     }
@@ -333,6 +351,7 @@ impl VirtualHost {
         filters.retain(|known| known != filter);
         if filters.len() < before {
             tables.topics.remove_one(filter, |known| leads_to_exchange(known, exchange));
+            self.delete_binding(TOPICS, (TO_EXCHANGE, exchange), &filter.to_string(), &Vec::new());
         }
         if filters.is_empty() {
             bound.remove(exchange);
@@ -349,7 +368,11 @@ impl VirtualHost {
     ) {
         let mut tables = self.routes.write();
         let Some(exchange) = tables.exchanges.get_mut(source) else { return };
-        let unbound = exchange.unbind(key, arguments, &destination.target());
+        let target = destination.target();
+        let unbound = exchange.unbind(key, arguments, &target);
+        if unbound && exchange.spec().durable {
+            self.delete_binding(source, named(&target), key, arguments);
+        }
         if unbound && exchange.spec().auto_delete && exchange.is_empty() {
             self.remove_exchange(&mut tables, source);
         }
@@ -357,7 +380,9 @@ impl VirtualHost {
 
     /// Takes an exchange out, with all that leads to it.
     pub(crate) fn remove_exchange(&self, tables: &mut Tables, name: &str) {
-        tables.exchanges.remove(name);
+        if let Some(exchange) = tables.exchanges.remove(name) {
+            self.forget_exchange(name, &exchange);
+        }
         self.remove_destination(tables, BindingTarget::Exchange(name.into()));
     }
 
@@ -368,6 +393,7 @@ impl VirtualHost {
         while let Some(target) = gone.pop() {
             let mut ended: Vec<Arc<str>> = Vec::new();
             for (name, exchange) in &mut tables.exchanges {
+                self.forget_kept(name, exchange, &target);
                 let unbound = exchange.remove_destination(&target) > 0;
                 if unbound && exchange.spec().auto_delete && exchange.is_empty() {
                     ended.push(Arc::clone(name));
@@ -376,10 +402,13 @@ impl VirtualHost {
             if let BindingTarget::Exchange(name) = &target {
                 for filter in self.topics_to_exchanges.lock().remove(name).unwrap_or_default() {
                     tables.topics.remove_one(&filter, |known| leads_to_exchange(known, name));
+                    self.delete_binding(TOPICS, (TO_EXCHANGE, name), &filter.to_string(), &Vec::new());
                 }
             }
             for name in ended {
-                tables.exchanges.remove(&name);
+                if let Some(exchange) = tables.exchanges.remove(&name) {
+                    self.forget_exchange(&name, &exchange);
+                }
                 gone.push(BindingTarget::Exchange(name));
             }
         }
@@ -390,6 +419,7 @@ impl VirtualHost {
         let mut tables = self.routes.write();
         let (filters, in_exchanges) = queue.take_bindings();
         for filter in filters {
+            self.drop_topic(queue, &filter);
             tables.topics.remove_one(
                 &filter,
                 |known| matches!(known, Subscription::Queue { queue: other, .. } if Arc::ptr_eq(other, queue)),
@@ -399,6 +429,72 @@ impl VirtualHost {
         if in_exchanges {
             self.remove_destination(&mut tables, BindingTarget::Queue(Arc::clone(&queue.name)));
         }
+    }
+}
+
+// ---- what of it outlives the process ----
+
+impl VirtualHost {
+    /// As it was before the process began.
+    pub(crate) fn restore_topic(&self, queue: &Arc<QueueHandle>, filter: &Filter) {
+        lead(&mut self.routes.write(), queue, filter, None);
+    }
+
+    /// False if the exchange is not there any more.
+    pub(crate) fn restore_topic_to_exchange(&self, filter: &Filter, exchange: &str) -> bool {
+        self.bind_exchange_to_topic(filter, exchange).is_ok()
+    }
+
+    /// A session that nobody is connected to is in force: what needs settling waits in its queue.
+    pub(crate) fn restore_subscriptions(&self, session: &Session) {
+        let mut tables = self.routes.write();
+        let nobody = Inbox::new(0, 0);
+        for (id, subscription) in &session.subscriptions {
+            insert_queued(&mut tables, &session.queue, &nobody, *id, subscription);
+        }
+    }
+
+    /// A binding is kept if both its ends are.
+    fn keep_binding(
+        &self,
+        tables: &Tables,
+        source: &str,
+        target: &BindingTarget,
+        key: &str,
+        arguments: &Arguments,
+    ) {
+        let lasts = |name: &str| tables.exchanges.get(name).is_some_and(|known| known.spec().durable);
+        let Some(queue) = self.keeps_target(target).filter(|_| lasts(source)) else { return };
+        let (kind, name) = named(target);
+        if queue.is_some() || name == crate::virtual_host::TOPIC_EXCHANGE || lasts(name) {
+            self.put_binding(source, (kind, name), key, arguments, queue);
+        }
+    }
+
+    /// All bindings of an exchange to this are about to go.
+    fn forget_kept(&self, source: &str, exchange: &Exchange<BindingTarget>, target: &BindingTarget) {
+        if exchange.spec().durable {
+            for (key, arguments) in exchange.bindings_to(target) {
+                self.delete_binding(source, named(target), &key, &arguments);
+            }
+        }
+    }
+
+    /// An exchange is gone, and what it led to with it.
+    fn forget_exchange(&self, name: &str, exchange: &Exchange<BindingTarget>) {
+        if exchange.spec().durable {
+            for binding in exchange.bindings() {
+                self.delete_binding(name, named(binding.destination), binding.key, binding.arguments);
+            }
+            self.drop_exchange(name, exchange.spec());
+        }
+    }
+}
+
+fn named(target: &BindingTarget) -> (&str, &str) {
+    match target {
+        BindingTarget::Queue(name) => (TO_QUEUE, name),
+        BindingTarget::Exchange(name) => (TO_EXCHANGE, name),
     }
 }
 

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use dashmap::DashMap;
+use mynah_core::engine::memory::Memory;
+use mynah_core::engine::{Engine, Formats, QueueNumber};
 use mynah_core::protocol::Peer;
-use mynah_core::{Address, Message};
+use mynah_core::{Address, DeliveryTag, Message};
 
 use crate::access::Access;
 use crate::batch::Batch;
 use crate::config::BrokerConfig;
 use crate::connections::ConnectionInfo;
+use crate::durable::pager::Pager;
 use crate::metrics::{Metrics, ProtocolCounters};
 use crate::queues::{Guarded, QueueHandle, QueueKind};
 use crate::timers::{Due, Timers};
@@ -24,8 +27,35 @@ pub struct Shared {
     pub access: Access,
     pub metrics: Metrics,
     pub timers: Timers,
+    /// What outlives the process.
+    pub engine: Engine,
+    /// What the protocols can read of it.
+    pub formats: Formats,
+    pub pager: Pager,
+    queue_numbers: AtomicU64,
     /// Counters of what nobody's connection causes.
     pub own_counters: Arc<ProtocolCounters>,
+}
+
+impl Shared {
+    /// A number for a new queue: the lives of the log make it unique.
+    pub(crate) fn next_queue(&self) -> QueueNumber {
+        QueueNumber(self.queue_numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Tags of queues begin behind this one in this life of the log.
+    pub(crate) fn first_tag(&self) -> DeliveryTag {
+        DeliveryTag(u64::from(self.engine.log.generation().saturating_sub(1)) << 40)
+    }
+}
+
+/// The broker cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("what is kept cannot be read: {0}")]
+    State(#[from] std::io::Error),
 }
 
 #[derive(Debug)]
@@ -39,16 +69,37 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Must be called within a tokio runtime: it starts the timer task, which ends with the broker.
+    /// A broker that forgets everything with the process. As [`Broker::open`] otherwise.
     ///
     /// # Errors
-    /// The metrics cannot be registered.
-    pub fn start(config: BrokerConfig) -> Result<Arc<Self>, prometheus::Error> {
+    /// As [`Broker::open`].
+    pub fn start(config: BrokerConfig) -> Result<Arc<Self>, StartError> {
+        let formats = Formats::default();
+        Self::open(config, Memory::new(formats.clone()).engine(), formats)
+    }
+
+    /// With all that the engine has kept. Must be called within a tokio runtime: it starts the timer task, which ends with
+    /// the broker.
+    ///
+    /// # Errors
+    /// The metrics cannot be registered, or what is kept cannot be read.
+    pub fn open(config: BrokerConfig, engine: Engine, formats: Formats) -> Result<Arc<Self>, StartError> {
         let metrics = Metrics::new()?;
         let own_counters = metrics.protocol("broker");
         let access = Access::new(&config.auth);
         let names = config.virtual_hosts.clone();
-        let shared = Arc::new(Shared { config, access, metrics, timers: Timers::default(), own_counters });
+        let first_queue = (u64::from(engine.log.generation()) << 32) | 1;
+        let shared = Arc::new(Shared {
+            pager: Pager::new(&config),
+            config,
+            access,
+            metrics,
+            timers: Timers::default(),
+            engine,
+            formats,
+            queue_numbers: AtomicU64::new(first_queue),
+            own_counters,
+        });
         let default_host = VirtualHost::new("/", Arc::clone(&shared));
         let hosts = DashMap::new();
         hosts.insert(Arc::clone(&default_host.name), Arc::clone(&default_host));
@@ -64,6 +115,8 @@ impl Broker {
             default_host,
             numbers: AtomicU64::new(1),
         });
+        broker.recover(Instant::now())?;
+        Pager::start(&broker);
         tokio::spawn(Timers::run(Arc::downgrade(&broker)));
         Ok(broker)
     }
@@ -152,11 +205,7 @@ impl Broker {
         let mut guarded = queue.lock();
         guarded.armed = None;
         guarded.machine.expire(now, &mut batch.effects);
-        let next = guarded.arm();
-        drop(guarded);
-        if let Some(at) = next {
-            self.shared.timers.add_messages(at, host, queue);
-        }
+        queue.unlock(guarded);
         batch.collect(queue);
         batch.finish(host, now);
         batch.end();
@@ -196,6 +245,7 @@ impl Drop for Broker {
     /// The timer task holds on to what the virtual hosts share; it ends when it finds that the broker is gone.
     fn drop(&mut self) {
         self.shared.timers.nudge();
+        self.shared.pager.stop();
     }
 }
 
@@ -231,7 +281,8 @@ impl VirtualHost {
             guarded.machine.detach(now, key, false, false, &mut void);
         }
         let timer = guarded.unused_timer.take();
-        drop(guarded);
+        self.drop_definition(queue, &mut guarded);
+        queue.unlock(guarded);
         if let Some(timer) = timer {
             self.shared.timers.cancel(timer);
         }

@@ -15,6 +15,8 @@ pub struct BrokerConfig {
     pub session_expiry_max: Duration,
     pub session_messages_max: u64,
     pub session_bytes_max: u64,
+    /// Bytes of messages in memory, of all queues together; beyond it they go to pages.
+    pub memory_max: u64,
     pub queues: QueueConfig,
 }
 
@@ -76,6 +78,7 @@ impl Default for BrokerConfig {
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),
             session_messages_max: 100_000,
             session_bytes_max: 64 << 20,
+            memory_max: 1 << 30,
             queues: QueueConfig::default(),
         }
     }

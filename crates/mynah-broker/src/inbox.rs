@@ -13,6 +13,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use bytes::Buf;
+use mynah_core::engine::Waiter;
 use mynah_core::protocol::{Notice, Reply, Ticket};
 use mynah_core::{ConsumerId, Delivery, Mark, Run};
 use parking_lot::Mutex;
@@ -303,6 +304,13 @@ impl Inbox {
         old.rare
             .map(|rare| rare.paused.into_iter().filter_map(|inbox| inbox.upgrade()).collect())
             .unwrap_or_default()
+    }
+}
+
+impl Waiter for Inbox {
+    fn wake(&self) {
+        // Not `schedule`: nothing has come, the driver only looks whether more of its bytes may leave.
+        Self::wake(self);
     }
 }
 

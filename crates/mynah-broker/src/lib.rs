@@ -14,6 +14,7 @@ mod bindings;
 mod broker;
 mod config;
 pub mod connections;
+pub mod durable;
 pub mod host;
 pub mod inbox;
 pub mod limits;
@@ -27,7 +28,7 @@ pub mod sessions;
 pub mod timers;
 mod virtual_host;
 
-pub use broker::{Broker, Shared};
+pub use broker::{Broker, Shared, StartError};
 pub use config::{Anonymous, AuthConfig, BrokerConfig, Password, QueueConfig, User};
 pub use host::{ConnectionHost, Turn};
 pub use inbox::{Inbox, Taken};

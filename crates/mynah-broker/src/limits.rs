@@ -54,6 +54,19 @@ pub const VERIFICATIONS_MAX: usize = 4;
 /// Timers that are served before the task lets others have the thread.
 pub const TIMERS_AT_ONCE: usize = 256;
 
+/// Bytes of one queue's messages in memory, about: beyond this its middle goes to pages. Small enough that a queue of ten
+/// million messages leaves room for others, large enough that a short burst never touches a page.
+pub const QUEUE_MEMORY_MAX: u64 = 48 << 20;
+
+/// Bytes under which a queue is left alone even if all queues together are over the budget.
+pub const QUEUE_MEMORY_SMALL: u64 = 256 << 10;
+
+/// Bytes by which a queue's memory may differ from what the sum of all knows.
+pub const MEMORY_UNCOUNTED: u64 = 64 << 10;
+
+/// Bytes in the log's hands that are not written yet: beyond this, connections that add to it are not read from.
+pub const LOG_BACKLOG_BYTES_MAX: usize = 32 << 20;
+
 /// Transactions that one connection may have open: clients use one for each session or channel.
 pub const TRANSACTIONS_MAX: usize = 1_000;
 

@@ -154,8 +154,7 @@ impl Broker {
     #[must_use]
     pub fn purge(&self, host: &VirtualHost, queue: &str) -> Option<u64> {
         let queue = host.queue(queue)?;
-        let removed = queue.lock().machine.purge();
-        Some(removed)
+        Some(queue.purge())
     }
 
     /// Looks at ready messages without touching them.

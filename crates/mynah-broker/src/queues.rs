@@ -2,19 +2,22 @@
 //!
 //! What the machine hands over is appended to the consumers' inboxes while the queue's lock is held, because two
 //! tasks that dispatch one after the other must append in that order. An inbox's lock is a leaf: nobody holds it and
-//! asks for a queue (docs/adr/0002-inbox-under-queue-lock.md).
+//! asks for a queue (docs/adr/0002-inbox-under-queue-lock.md). Whoever lets go of a queue writes down first what has happened to
+//! messages that are kept on disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use mynah_core::protocol::Refusal;
+use mynah_core::engine::QueueNumber;
+use mynah_core::protocol::{Notice, Refusal};
 use mynah_core::queue::{ConsumerKey, ConsumerTerms, Effect, Queue, QueueDefaults, QueueSpec};
 use mynah_core::{Delivery, DeliveryTag, Filter, Outcome};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::broker::Shared;
 use crate::inbox::Inbox;
+use crate::limits::QUEUE_MEMORY_MAX;
 use crate::timers::{Due, TimerKey};
 
 /// The machine with the inboxes of its consumers.
@@ -36,6 +39,9 @@ pub enum QueueKind {
 }
 
 impl QueueKind {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Plain, Self::Durable, Self::Temporary, Self::Session, Self::Shared];
+
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -62,6 +68,10 @@ pub struct QueueHandle {
     pub kind: QueueKind,
     /// The connection it is exclusive to.
     pub owner: Option<u64>,
+    /// Its name on disk.
+    pub number: QueueNumber,
+    /// Its definition and its durable messages outlive the process.
+    kept: AtomicBool,
     home: Home,
     guarded: Mutex<Guarded>,
     deleted: AtomicBool,
@@ -87,6 +97,12 @@ pub struct Guarded {
     pub unused_timer: Option<TimerKey>,
     /// Durable sessions that are members of this group, connected or not.
     pub members: u32,
+    /// The pager has been told that it has too much in memory.
+    pub paging: bool,
+    /// Bytes in memory from which on it is to be told.
+    pub page_at: u64,
+    /// What of the machine's memory is in the sum of all queues.
+    pub counted: u64,
 }
 
 impl Guarded {
@@ -118,17 +134,41 @@ impl QueueHandle {
         defaults: QueueDefaults,
         now: Instant,
     ) -> Arc<Self> {
+        let number = home.shared.next_queue();
+        Self::with_number(number, name, kind, owner, home, spec, defaults, now)
+    }
+
+    /// As it was called before the process began.
+    #[expect(clippy::too_many_arguments, reason = "what a queue is")]
+    pub(crate) fn with_number(
+        number: QueueNumber,
+        name: Arc<str>,
+        kind: QueueKind,
+        owner: Option<u64>,
+        home: Home,
+        spec: Arc<QueueSpec>,
+        defaults: QueueDefaults,
+        now: Instant,
+    ) -> Arc<Self> {
+        let mut machine = Queue::new(spec, defaults);
+        // Tags of an earlier life are never given again.
+        machine.begin_behind(home.shared.first_tag());
         let guarded = Guarded {
-            machine: Queue::new(spec, defaults),
+            machine,
             armed: None,
             unused_since: now,
             unused_timer: None,
             members: 0,
+            paging: false,
+            page_at: QUEUE_MEMORY_MAX,
+            counted: 0,
         };
         Arc::new(Self {
             name,
             kind,
             owner,
+            number,
+            kept: AtomicBool::new(false),
             home,
             guarded: Mutex::new(guarded),
             deleted: AtomicBool::new(false),
@@ -229,14 +269,46 @@ impl QueueHandle {
         result
     }
 
-    /// Lets go of the queue, and sees to it that what became ready expires by itself.
-    fn unlock(self: &Arc<Self>, mut guarded: MutexGuard<'_, Guarded>) {
+    /// Lets go of the queue: writes down what has happened, and sees to it that what became ready expires by itself and that
+    /// memory is kept in bounds.
+    pub fn unlock(self: &Arc<Self>, mut guarded: MutexGuard<'_, Guarded>) {
+        if guarded.machine.has_news() {
+            self.home.shared.write(|records| {
+                guarded.machine.tell(self.number, records);
+            });
+        }
         let due = guarded.arm();
+        self.home.shared.pager.look_after(self, &mut guarded, &self.home.shared);
         drop(guarded);
         if let Some(at) = due {
             let due = Due::Messages(Arc::clone(&self.home.host), Arc::downgrade(self));
             self.home.shared.timers.add(at, due);
         }
+    }
+
+    /// Removes the ready messages; answers how many.
+    pub fn purge(self: &Arc<Self>) -> u64 {
+        let mut guarded = self.lock();
+        let removed = guarded.machine.purge();
+        self.unlock(guarded);
+        removed
+    }
+
+    /// Whether its durable messages are kept on disk.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
+    }
+
+    /// From now on they are. Call it with the queue locked, or before anybody knows it.
+    pub(crate) fn keep(&self, guarded: &mut Guarded) {
+        guarded.machine.keep_facts();
+        self.kept.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
     }
 
     /// Hands over what consumers with credit can take.
@@ -256,6 +328,18 @@ impl QueueHandle {
         });
         if delivered > 0 {
             self.delivered.fetch_add(delivered, Ordering::Relaxed);
+        }
+        if !effects.is_empty() {
+            // Behind the last deliveries.
+            effects.retain(|effect| {
+                let Effect::Drained { consumer } = effect else { return true };
+                if let Some(inbox) = machine.sink(*consumer)
+                    && inbox.push_notice(Notice::Drained { consumer: consumer.consumer }).wake
+                {
+                    touched.push(Arc::clone(inbox));
+                }
+                false
+            });
         }
     }
 

@@ -6,13 +6,17 @@ use std::time::Instant;
 
 use mynah_core::topic_tree::TopicTree;
 use mynah_core::{Filter, Message};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 /// Values whose time is over are taken out when somebody comes across them, and all of them when the store is full.
 #[derive(Debug)]
 pub struct Retained {
     tree: RwLock<TopicTree<Arc<Message>>>,
     messages_max: usize,
+    /// Topics whose values' time was over, and that nobody has taken off the disk yet.
+    over: Mutex<Vec<String>>,
+    /// Held while a value is set and written down, so that both happen in one order.
+    order: Mutex<()>,
     /// Before this, no value's time will be over that was not looked for; for a full store.
     sweep_at: Mutex<Option<Instant>>,
 }
@@ -20,7 +24,13 @@ pub struct Retained {
 impl Retained {
     #[must_use]
     pub fn new(messages_max: usize) -> Self {
-        Self { tree: RwLock::default(), messages_max, sweep_at: Mutex::default() }
+        Self {
+            tree: RwLock::default(),
+            messages_max,
+            over: Mutex::default(),
+            order: Mutex::default(),
+            sweep_at: Mutex::default(),
+        }
     }
 
     /// Keeps the message as the topic's value; an empty body clears it [MQTT-3.3.1-6]. False if the store is full.
@@ -61,10 +71,21 @@ impl Retained {
                 ControlFlow::Continue(())
             });
         }
-        for topic in over {
-            tree.remove(&topic);
+        for topic in &over {
+            tree.remove(topic);
         }
+        self.over.lock().append(&mut over);
         *sweep_at = next;
+    }
+
+    pub(crate) fn in_order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock()
+    }
+
+    /// Topics whose values' time was over since the last call.
+    #[must_use]
+    pub(crate) fn take_over(&self) -> Vec<String> {
+        std::mem::take(&mut self.over.lock())
     }
 
     #[must_use]
@@ -87,11 +108,11 @@ impl Retained {
         });
         if !over.is_empty() {
             let mut tree = self.tree.write();
-            for topic in over {
-                if tree.get(&topic).is_some_and(|message| is_over(message)) {
-                    tree.remove(&topic);
-                }
-            }
+            over.retain(|topic| tree.get(topic).is_some_and(|message| is_over(message)));
+            over.iter().for_each(|topic| {
+                tree.remove(topic);
+            });
+            self.over.lock().append(&mut over);
         }
         found
     }

@@ -3,7 +3,7 @@
 //! A session without a durable part costs one entry here. A durable one has a queue, and its subscriptions stay in
 //! the routing table while it is away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -46,6 +46,8 @@ pub struct PendingOpen {
     pub inbox: Arc<Inbox>,
     pub ticket: Ticket,
     pub terms: SessionTerms,
+    /// To be written down when it has the session.
+    pub will: Option<Box<Will>>,
 }
 
 /// What is kept while the client is away.
@@ -56,6 +58,11 @@ pub struct Session {
     /// Queues of the groups it is a member of, which stay while it is away.
     pub groups: Vec<(ConsumerId, Arc<QueueHandle>)>,
     pub parked: Option<Bytes>,
+    /// What the protocol noted and was to know in an earlier life of the process; until something is parked.
+    pub notes: Vec<(u32, Bytes)>,
+    pub memos: Vec<(ConsumerId, Bytes)>,
+    /// The subscriptions that are on disk.
+    pub kept: HashSet<ConsumerId>,
     pub expiry: Expiry,
 }
 

@@ -117,10 +117,16 @@ impl VirtualHost {
                 made = true;
                 let home = Home { host: Arc::clone(&self.name), shared: Arc::clone(&self.shared) };
                 let spec = Arc::new(spec.clone());
-                QueueHandle::new(Arc::clone(&name), kind, owner, home, spec, self.queue_defaults(kind), now)
+                let defaults = self.queue_defaults(kind);
+                let queue = QueueHandle::new(Arc::clone(&name), kind, owner, home, spec, defaults, now);
+                // Before anybody can bind it or push to it.
+                self.keep_definition(&queue, &mut queue.lock());
+                queue
             }));
             if !made && queue.is_deleted() {
-                // Whoever deletes it is not done yet. Its bindings must be gone before the name is given again.
+                // Whoever deletes it is not done yet. Its bindings and what is kept of it must be gone before the name is
+                // given again.
+                drop(queue.lock());
                 self.forget_bindings(&queue);
                 self.queues.remove_if(&name, |_, known| Arc::ptr_eq(known, &queue));
                 continue;

@@ -128,6 +128,18 @@ impl<D: Clone + Eq + Hash> Exchange<D> {
         })
     }
 
+    /// Keys and arguments of all bindings to one destination.
+    #[must_use]
+    pub fn bindings_to(&self, destination: &D) -> Vec<(Arc<str>, Arguments)> {
+        let keys = self.by_destination.get(destination).into_iter().flatten();
+        keys.filter_map(|key| {
+            let all = self.bindings.get(&(Arc::clone(key), destination.clone()))?;
+            Some(all.iter().map(move |arguments| (Arc::clone(key), arguments.clone())))
+        })
+        .flatten()
+        .collect()
+    }
+
     /// False if the same binding (key, arguments, destination) was there.
     pub fn bind(&mut self, key: &str, arguments: &Arguments, destination: D) -> bool {
         let key: Arc<str> = key.into();

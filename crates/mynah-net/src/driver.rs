@@ -237,11 +237,11 @@ impl<T: Transport> Driver<T> {
         if self.farewell_is_late(now) {
             return Flow::Gone;
         }
-        let was_blocked = self.write_blocked;
+        let was_blocked = self.write_blocked || self.is_full();
         match self.write(cx) {
             Flow::Gone => return Flow::Gone,
             // The inbox was not taken while the socket was full, and nobody will wake us for what is in it.
-            Flow::Progress if was_blocked => flow = Flow::Progress,
+            Flow::Progress if was_blocked && !self.is_full() => flow = Flow::Progress,
             Flow::Progress => {}
             // Who has read has not asked yet to be woken when there is more.
             Flow::Idle => return read,
@@ -253,6 +253,11 @@ impl<T: Transport> Driver<T> {
             return Flow::Progress;
         }
         flow
+    }
+
+    /// Whether so much waits to be written that nothing is read.
+    fn is_full(&self) -> bool {
+        matches!(&self.stage, Stage::Speaking(speaking) if speaking.host.wire.len() > WIRE_BYTES_HIGH)
     }
 
     /// A farewell that the peer does not read must not keep the socket for ever.
@@ -386,26 +391,37 @@ impl<T: Transport> Driver<T> {
         Ok(())
     }
 
-    /// Writes what there is. `Progress`: all of it (or nothing was there); `Idle`: the socket is full.
+    /// Writes what may leave. `Progress`: all of it (or nothing was there); `Idle`: the socket is full.
     fn write(&mut self, cx: &mut Context<'_>) -> Flow {
         let Stage::Speaking(speaking) = &mut self.stage else { return Flow::Progress };
-        let wire = &mut speaking.host.wire;
-        while !wire.is_empty() {
-            match self.transport.poll_write(cx, wire) {
+        let host = &mut speaking.host;
+        while !host.wire.is_empty() {
+            let Ok(sendable) = host.sendable() else {
+                error!(conn = self.peer.connection, peer = %self.peer.address, "closed: what it did cannot be made durable");
+                return Flow::Gone;
+            };
+            if sendable == 0 {
+                // Its confirms wait for the disk, which wakes it. It is read from meanwhile.
+                self.write_blocked = false;
+                return Flow::Progress;
+            }
+            let some = host.wire.get(..sendable).unwrap_or_default();
+            match self.transport.poll_write(cx, some) {
                 Poll::Pending => {
                     self.write_blocked = true;
                     return Flow::Idle;
                 }
                 Poll::Ready(Ok(0) | Err(_)) => return Flow::Gone,
                 Poll::Ready(Ok(count)) => {
-                    speaking.host.info.counters.sent_bytes.inc_by(count as u64);
-                    wire.advance(count);
+                    host.info.counters.sent_bytes.inc_by(count as u64);
+                    host.wire.advance(count);
+                    host.has_sent(count);
                 }
             }
         }
         self.write_blocked = false;
-        if wire.capacity() > 0 {
-            pool::give_buffer(std::mem::take(wire));
+        if host.wire.capacity() > 0 {
+            pool::give_buffer(std::mem::take(&mut host.wire));
         }
         Flow::Progress
     }

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use mynah_core::protocol::{
-    Attached, CreditMode, End, From, Holder, Notice, Refusal, RefusalKind, Reply, Retained, Role, Source,
+    Attached, CreditMode, End, From, Holder, Refusal, RefusalKind, Reply, Retained, Role, Source,
 };
-use mynah_core::queue::{ConsumerKey, ConsumerTerms, Effect, QueueSpec};
+use mynah_core::queue::{ConsumerKey, ConsumerTerms, QueueSpec};
 use mynah_core::{
     AddressRef, ConsumerId, Delivery, DeliveryTag, Filter, Guarantee, Message, PublishRef, Retain, Run, Wire,
     words,
@@ -182,7 +182,7 @@ impl Turn<'_> {
                 let bound = host.rebind_topic(&queue, filter, no_local);
                 if bound == Bound::Yes && others {
                     // Subscribing under the same name to something else is a new subscription [JMS 2.0, 8.3.3].
-                    queue.lock().machine.purge();
+                    queue.purge();
                 }
                 (queue, bound)
             }
@@ -234,14 +234,14 @@ impl Turn<'_> {
             Holder::Durable(name) => self.durable_queue(name, source),
             Holder::Connection | Holder::Session => self.temporary_queue(source),
         };
-        let used = queue.lock().machine.last_tag() > DeliveryTag(0);
+        let used = queue.lock().machine.last_tag() > host.shared.first_tag();
         if source.no_local {
             queue.leave_out(self.host.inbox.connection());
         }
         match host.rebind_exchange(exchange, &queue, key) {
             Ok(changed) => {
                 if changed && durable && used {
-                    queue.lock().machine.purge();
+                    queue.purge();
                 }
             }
             // The queue or the exchange was deleted meanwhile; if it was the exchange, the next look says so.
@@ -415,14 +415,8 @@ impl Turn<'_> {
         if kept.is_empty() {
             return;
         }
-        let now = self.now;
-        queue.update(now, &mut self.batch.touched, &mut self.batch.effects, |machine, effects| {
-            for message in kept {
-                // What does not fit is counted by the effects of the push.
-                let _ = machine.push(now, message, wire.cloned(), 0, effects);
-            }
-        });
-        self.batch.collect(queue);
+        let host = Arc::clone(&self.host.host);
+        self.batch.push_kept(&host, self.now, queue, wire, kept);
     }
 
     pub(super) fn grant(&mut self, id: ConsumerId, credit: u32, drain: bool) {
@@ -435,15 +429,7 @@ impl Turn<'_> {
             // Getting is a use [x-expires].
             queue.lock().unused_since = self.now;
         }
-        let drained = self
-            .batch
-            .effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Drained { consumer } if *consumer == key));
         self.batch.collect(&queue);
-        if drained && self.host.inbox.push_notice(Notice::Drained { consumer: id }).wake {
-            self.batch.touched.push(Arc::clone(&self.host.inbox));
-        }
     }
 
     /// Takes out the deliveries of consumers that have ended since they left the inbox.
@@ -491,6 +477,9 @@ impl Turn<'_> {
 
     /// True if there was such a consumer.
     pub(super) fn detach_consumer(&mut self, id: ConsumerId, end: End) -> bool {
+        if end.forget || matches!(self.consumer(id), Some(Consumer::Session)) {
+            self.drop_subscription(id);
+        }
         let Some(consumer) = self.remove_consumer(id) else {
             // A resumed session has subscriptions that this connection never attached.
             let member = end.forget && self.leave_group(id);
@@ -570,6 +559,7 @@ impl Turn<'_> {
         session.groups.push((id, Arc::clone(group)));
         group.lock().members += 1;
         drop(state);
+        self.host.host.keep_group(group);
         let (host, old): (_, Vec<(ConsumerId, Arc<QueueHandle>)>) = (Arc::clone(&self.host.host), old);
         for (_, group) in old {
             host.leave_group(self.batch, &group, self.now);

@@ -21,7 +21,7 @@ impl Turn<'_> {
             }
             Change::PurgeQueue { name } => {
                 let queue = self.own_queue(name)?;
-                let messages = queue.lock().machine.purge();
+                let messages = queue.purge();
                 Ok(defined(&queue.name, messages, 0))
             }
             Change::DeclareExchange { name, spec, passive } => self.declare_exchange(name, spec, *passive),
@@ -188,6 +188,7 @@ impl Turn<'_> {
             return Err(Refusal::new(RefusalKind::Forbidden, text));
         }
         tables.exchanges.insert(name.into(), Exchange::new(Arc::new(spec.clone())));
+        host.keep_exchange(name, spec);
         Ok(defined(&name.into(), 0, 0))
     }
 

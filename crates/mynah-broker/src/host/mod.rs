@@ -5,7 +5,8 @@
 
 mod consume;
 mod define;
-mod session;
+mod held;
+pub(crate) mod session;
 mod settle;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use crate::access::{ANONYMOUS, Action, Login};
 use crate::batch::Batch;
 use crate::broker::Broker;
 use crate::connections::ConnectionInfo;
+use crate::durable;
 use crate::inbox::Inbox;
 use crate::metrics::ProtocolCounters;
 use crate::pool;
@@ -31,6 +33,7 @@ use crate::sessions::Client;
 use crate::virtual_host::VirtualHost;
 
 pub(crate) use consume::{Consumer, FromQueue};
+use held::Held;
 use settle::Transaction;
 
 /// The lasting part of a connection's view of the broker.
@@ -50,6 +53,8 @@ pub struct ConnectionHost {
     terms: Option<SessionTerms>,
     will: Option<Box<Will>>,
     rare: Option<Box<Rare>>,
+    /// Set once the connection has done something durable.
+    held: Option<Box<Held>>,
     finished: bool,
 }
 
@@ -72,6 +77,8 @@ pub struct Turn<'a> {
     pub host: &'a mut ConnectionHost,
     pub batch: &'a mut Batch,
     pub now: Instant,
+    /// Where in the wire its bytes begin.
+    wire_start: usize,
 }
 
 impl ConnectionHost {
@@ -98,6 +105,7 @@ impl ConnectionHost {
             terms: None,
             will: None,
             rare: None,
+            held: None,
             finished: false,
         }
     }
@@ -105,15 +113,23 @@ impl ConnectionHost {
     /// Begins a turn; [`Turn::finish`] must end it.
     pub fn turn<'a>(&'a mut self, batch: &'a mut Batch, now: Instant) -> Turn<'a> {
         batch.begin(&self.inbox, &self.info.counters, self.last_route.take());
-        Turn { host: self, batch, now }
+        let wire_start = self.wire.len();
+        Turn { host: self, batch, now, wire_start }
     }
 
     /// Whether a receiver this connection publishes to is congested: do not read until it says otherwise.
     pub fn is_paused(&mut self) -> bool {
+        if self.waits_for_log() {
+            return true;
+        }
         let Some(rare) = self.rare.as_deref_mut() else { return false };
         let inbox = &self.inbox;
         rare.congested.retain_mut(|(receiver, registered)| receiver.wait_for_room(inbox, registered));
         !rare.congested.is_empty()
+    }
+
+    pub(crate) fn client(&self) -> Option<Arc<Client>> {
+        self.client.clone()
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -133,6 +149,14 @@ impl Turn<'_> {
                     rare.congested.push((receiver, None));
                 }
             }
+        }
+        self.write_notes();
+        let durable::Added { demanded, last } = durable::end_turn();
+        if let Some(lsn) = demanded {
+            self.host.hold(self.wire_start, lsn);
+        }
+        if let Some(lsn) = last {
+            self.host.has_added(lsn);
         }
         self.host.info.count(self.batch.meter.received, self.batch.meter.delivered);
         self.host.last_route = self.batch.end();
@@ -221,12 +245,18 @@ impl Host for Turn<'_> {
             self.stage_publish(ticket, transaction, publish);
             return;
         }
+        if publish.note.is_some() && self.batch.session.is_none() {
+            self.batch.session = self.session_number();
+        }
         self.batch.publish(&self.host.host, self.now, ticket, publish);
     }
 
     fn attach(&mut self, ticket: Ticket, consumer: ConsumerId, source: Source<'_>) {
         self.flush_settlements();
         let result = self.attach_consumer(consumer, &source);
+        if result.is_ok() {
+            self.keep_subscription(consumer, &source);
+        }
         self.reply_or_refuse(ticket, result);
     }
 
@@ -270,7 +300,9 @@ impl Host for Turn<'_> {
         self.host.rare().parked = Some(state);
     }
 
-    fn note(&mut self, _key: u32, _value: Option<&[u8]>, _when: Safe) {}
+    fn note(&mut self, key: u32, value: Option<&[u8]>, when: Safe) {
+        self.batch.noted_later.push((key, value.map(Bytes::copy_from_slice), when));
+    }
 
     fn close(&mut self, farewell: Farewell) {
         self.host.closing = Some(farewell);

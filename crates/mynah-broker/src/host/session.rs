@@ -1,6 +1,6 @@
 //! Opening, taking over, leaving and coming back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::timers::Due;
 use crate::virtual_host::VirtualHost;
 
 /// Before the client's identifier in the name of its session's queue.
-const SESSION_PREFIX: &str = "$session/";
+pub(crate) const SESSION_PREFIX: &str = "$session/";
 
 /// Computes a password's hash away from the task that reads sockets, and answers through the inbox.
 pub(super) fn verify_later(host: &ConnectionHost, ticket: Ticket, user: &str, password: &[u8], hash: String) {
@@ -108,13 +108,15 @@ impl Turn<'_> {
             }
             self.host.client = Some(Arc::clone(&client));
             if state.online.is_some() || state.pending.is_some() {
-                let pending = PendingOpen { inbox: Arc::clone(&self.host.inbox), ticket, terms };
+                let will = self.host.will.clone();
+                let pending = PendingOpen { inbox: Arc::clone(&self.host.inbox), ticket, terms, will };
                 let mut wake = state.wait_for_turn(pending);
                 self.batch.touched.append(&mut wake);
                 return;
             }
             let inbox = Arc::clone(&self.host.inbox);
             let (opened, will) = host.enter(self.batch, &client, &mut state, &inbox, terms, self.now);
+            host.keep_session(&client.id, &state, self.host.will.as_deref());
             // The reply is handled in this turn, before the inbox is looked at.
             host.resume(self.batch, &state, &inbox, terms, self.now);
             drop(state);
@@ -188,6 +190,9 @@ impl Turn<'_> {
         if let Some(session) = state.session.as_deref_mut() {
             // Nothing was parked if the connection died before it knew that it had the session.
             session.parked = parked.or(session.parked.take());
+            if session.parked.is_some() {
+                (session.notes, session.memos) = (Vec::new(), Vec::new());
+            }
             session.expiry = expiry;
         }
         host.session_left(self.batch, &mut state, &self.host.inbox, self.now);
@@ -209,6 +214,7 @@ impl Turn<'_> {
             state.ends_at = self.now.checked_add(after);
         }
         host.arm_client(&client, &mut state);
+        host.keep_session(&client.id, &state, None);
         wills.extend(host.admit_pending(self.batch, &client, &mut state, self.now));
         host.forget_if_idle(&client, &mut state);
         drop(state);
@@ -217,6 +223,11 @@ impl Turn<'_> {
 }
 
 impl VirtualHost {
+    /// The queue of a client's durable session.
+    pub(crate) fn session_queue(&self, id: &str) -> Option<Arc<QueueHandle>> {
+        self.queue(&format!("{SESSION_PREFIX}{id}"))
+    }
+
     /// The client of that name, registered now if there was none.
     pub(crate) fn client(&self, id: &Arc<str>) -> Arc<Client> {
         if let Some(client) = self.clients.get(id) {
@@ -259,17 +270,22 @@ impl VirtualHost {
                 subscriptions: HashMap::new(),
                 groups: Vec::new(),
                 parked: None,
+                notes: Vec::new(),
+                memos: Vec::new(),
+                kept: HashSet::new(),
                 expiry: terms.expiry,
             };
             state.session = Some(Box::new(session));
         }
-        let mut parked = None;
+        let (mut parked, mut notes, mut memos) = (None, Vec::new(), Vec::new());
         if let Some(session) = state.session.as_deref_mut() {
             session.expiry = terms.expiry;
             parked.clone_from(&session.parked);
+            if parked.is_none() {
+                (notes, memos) = (session.notes.clone(), session.memos.clone());
+            }
         }
         let client_id = Arc::clone(&client.id);
-        let (notes, memos) = (Vec::new(), Vec::new());
         (Opened { present, client_id, parked, notes, memos, expiry: terms.expiry }, due)
     }
 
@@ -311,6 +327,7 @@ impl VirtualHost {
 
     fn end_session(&self, batch: &mut Batch, state: &mut ClientState, now: Instant) {
         let Some(session) = state.session.take() else { return };
+        self.drop_session(&session);
         self.delete_queue(batch, &session.queue, now);
         for (_, group) in &session.groups {
             self.leave_group(batch, group, now);
@@ -363,7 +380,7 @@ impl VirtualHost {
     }
 
     /// Sets the client's timer for what comes next, in place of the one that was set.
-    fn arm_client(&self, client: &Arc<Client>, state: &mut ClientState) {
+    pub(crate) fn arm_client(&self, client: &Arc<Client>, state: &mut ClientState) {
         let timers = &self.shared.timers;
         if let Some(old) = state.timer.take() {
             timers.cancel(old);
@@ -383,6 +400,7 @@ impl VirtualHost {
     ) -> Option<Box<Will>> {
         let pending = state.pending.take().filter(|pending| !pending.inbox.is_closed())?;
         let (opened, will) = self.enter(batch, client, state, &pending.inbox, pending.terms, now);
+        self.keep_session(&client.id, state, pending.will.as_deref());
         if pending.inbox.push_reply(pending.ticket, Reply::Opened(Box::new(opened))).wake {
             batch.touched.push(Arc::clone(&pending.inbox));
         }
@@ -419,6 +437,7 @@ impl VirtualHost {
             self.end_session(batch, &mut state, now);
         }
         self.arm_client(client, &mut state);
+        self.keep_session(&client.id, &state, None);
         self.forget_if_idle(client, &mut state);
         drop(state);
         self.send_wills(batch, will, now);

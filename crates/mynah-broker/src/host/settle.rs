@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use mynah_core::limits::TRANSACTION_STEPS_MAX;
 use mynah_core::protocol::{Refusal, RefusalKind, Reply, Step, Ticket};
-use mynah_core::queue::{ConsumerKey, Refused};
+use mynah_core::queue::ConsumerKey;
 use mynah_core::{ConsumerId, DeliveryTag, Message, Outcome, PublishRef, TransactionId};
 
 use super::{Consumer, FromQueue, Turn};
+use crate::batch::{ToPublish, ToSettle};
 use crate::limits::{SETTLE_BATCH_MAX, TRANSACTION_BYTES_MAX, TRANSACTIONS_MAX};
 use crate::queues::QueueHandle;
 use crate::routing::Found;
+use crate::virtual_host::VirtualHost;
 
 /// A transaction that has not been committed.
 #[derive(Debug, Default)]
@@ -21,21 +23,13 @@ pub(super) struct Transaction {
     spoilt: Option<Refusal>,
 }
 
-/// What a transaction wants to put into one queue.
-struct Load {
-    queue: Arc<QueueHandle>,
-    messages: u64,
-    bytes: u64,
-    largest: u64,
-}
-
 fn unknown() -> Refusal {
     Refusal::new(RefusalKind::NotFound, "there is no such transaction: begin it first")
 }
 
 #[derive(Debug)]
 pub(super) enum Staged {
-    Publish { message: Box<Message> },
+    Publish { message: Arc<Message> },
     Settle { consumer: ConsumerId, tags: Vec<DeliveryTag>, outcome: Outcome },
 }
 
@@ -119,7 +113,7 @@ impl Turn<'_> {
         id: TransactionId,
         publish: &PublishRef<'_>,
     ) {
-        let message = Box::new(Message::from_publish(publish, self.now));
+        let message = Arc::new(Message::from_publish(publish, self.now));
         let bytes = message.size();
         let result = match self.stage(id, Staged::Publish { message }, bytes) {
             Ok(()) => Ok(Reply::Published { routed: 0 }),
@@ -156,58 +150,10 @@ impl Turn<'_> {
                 if let Some(refusal) = transaction.spoilt {
                     return Err(refusal);
                 }
-                self.can_commit(&transaction.steps)?;
-                self.commit(transaction.steps);
+                self.commit(transaction.steps)?;
             }
         }
         Ok(Reply::Done)
-    }
-
-    /// All or nothing: looks whether every message will find room before the first is sent. What other connections
-    /// send in between can still fill a queue; then the message goes the way of its overflow policy.
-    fn can_commit(&self, steps: &[Staged]) -> Result<(), Refusal> {
-        let host = &self.host.host;
-        let mut loads: Vec<Load> = Vec::new();
-        for step in steps {
-            let Staged::Publish { message } = step else { continue };
-            // As mandatory: only looking must not make a queue by use.
-            let publish = PublishRef { mandatory: true, ..message.as_publish() };
-            let route = host.routes.find(publish.address, || host.build_route(&publish, self.now));
-            match route.outcome {
-                Found::Yes | Found::NoQueue => {}
-                Found::NoExchange => {
-                    let text = format!("{} does not exist", message.address);
-                    return Err(Refusal::new(RefusalKind::NotFound, text));
-                }
-                Found::Internal => {
-                    let text = format!("cannot publish to internal {}", message.address);
-                    return Err(Refusal::new(RefusalKind::Forbidden, text));
-                }
-            }
-            for target in &route.queues {
-                let known = loads.iter().position(|load| Arc::ptr_eq(&load.queue, &target.queue));
-                let at = known.unwrap_or_else(|| {
-                    loads.push(Load { queue: Arc::clone(&target.queue), messages: 0, bytes: 0, largest: 0 });
-                    loads.len() - 1
-                });
-                if let Some(load) = loads.get_mut(at) {
-                    let size = message.size() as u64;
-                    load.messages += 1;
-                    load.bytes += size;
-                    load.largest = load.largest.max(size);
-                }
-            }
-        }
-        for Load { queue, messages, bytes, largest } in loads {
-            let refused = queue.lock().machine.would_refuse(messages, bytes, largest);
-            let (kind, what) = match refused {
-                None => continue,
-                Some(Refused::Full) => (RefusalKind::Full, "has no room for the transaction"),
-                Some(Refused::TooLarge) => (RefusalKind::TooLarge, "does not take messages of that size"),
-            };
-            return Err(Refusal::new(kind, format!("queue '{}' {what}", queue.name)));
-        }
-        Ok(())
     }
 
     /// Adds a step, of so many bytes. One that cannot be added spoils the transaction: it will not be committed in part.
@@ -233,16 +179,53 @@ impl Turn<'_> {
         }
     }
 
-    fn commit(&mut self, steps: Vec<Staged>) {
+    /// All or nothing.
+    fn commit(&mut self, steps: Vec<Staged>) -> Result<(), Refusal> {
+        let host = Arc::clone(&self.host.host);
+        let (mut publishes, mut settles, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        let mut looked = Vec::new();
+        for step in &steps {
+            if let Staged::Publish { message } = step {
+                // As mandatory: only looking must not make a queue by use.
+                looked.push(self.to_publish(&host, message, true)?);
+            }
+        }
+        self.batch.can_commit(&host, &looked)?;
         for step in steps {
             match step {
-                Staged::Publish { message } => {
-                    let host = Arc::clone(&self.host.host);
-                    self.batch.publish(&host, self.now, None, &message.as_publish());
-                }
+                Staged::Publish { message } => publishes.push(self.to_publish(&host, &message, false)?),
                 Staged::Settle { consumer, tags, outcome } => {
-                    self.settle_now(consumer, &tags, &outcome);
+                    let Some(queue) = self.queue_of(consumer) else { continue };
+                    let key = ConsumerKey { connection: self.host.inbox.connection(), consumer };
+                    ended.push((consumer, Arc::clone(&queue)));
+                    settles.push(ToSettle { queue, key, tags, outcome });
                 }
+            }
+        }
+        self.batch.commit(&host, self.now, &publishes, &settles)?;
+        for (consumer, queue) in ended {
+            self.forget_settled(consumer, &queue);
+        }
+        Ok(())
+    }
+
+    fn to_publish(
+        &self,
+        host: &VirtualHost,
+        message: &Arc<Message>,
+        mandatory: bool,
+    ) -> Result<ToPublish, Refusal> {
+        let publish = PublishRef { mandatory, ..message.as_publish() };
+        let route = host.routes.find(publish.address, || host.build_route(&publish, self.now));
+        match route.outcome {
+            Found::Yes | Found::NoQueue => Ok(ToPublish { message: Arc::clone(message), route }),
+            Found::NoExchange => {
+                let text = format!("{} does not exist", message.address);
+                Err(Refusal::new(RefusalKind::NotFound, text))
+            }
+            Found::Internal => {
+                let text = format!("cannot publish to internal {}", message.address);
+                Err(Refusal::new(RefusalKind::Forbidden, text))
             }
         }
     }

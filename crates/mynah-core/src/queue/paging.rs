@@ -138,6 +138,12 @@ impl<S> Queue<S> {
         }
     }
 
+    /// Whether [`Queue::tell`] has something to write down.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| !facts.is_empty())
+    }
+
     /// Writes down what has happened since the last time. False if there was nothing.
     pub fn tell(&mut self, number: QueueNumber, records: &mut Records) -> bool {
         let Some(facts) = self.facts.as_deref_mut().filter(|facts| !facts.is_empty()) else { return false };
@@ -248,8 +254,14 @@ impl<S> Queue<S> {
 
     /// A page was read.
     pub fn page_arrived(&mut self, extent: Extent, found: Vec<StoredEntry>) {
-        let entries: Vec<Entry> = found.into_iter().map(|stored| self.entry(stored, extent)).collect();
-        self.ready.arrived(extent, entries);
+        let keeps = self.keeps_facts();
+        let kept = if keeps { extent } else { Extent::NONE };
+        let entries: Vec<Entry> = found.into_iter().map(|stored| self.entry(stored, kept)).collect();
+        let wanted = self.ready.arrived(extent, entries);
+        if let (Some(facts), true) = (&mut self.facts, wanted && !keeps) {
+            // Nobody will look for it after a restart.
+            facts.pages_dropped.push(extent);
+        }
     }
 
     /// A page could not be read. It may be asked for again.
@@ -289,10 +301,16 @@ impl<S> Queue<S> {
         }
     }
 
-    /// What `held` held, `to` holds now.
-    pub fn moved(&mut self, held: Extent, to: Extent) {
+    /// What `held` held, others hold now.
+    pub fn moved(&mut self, held: Extent, to: impl Fn(DeliveryTag) -> Extent) {
         let all = self.ready.in_memory_mut().chain(self.unsettled.iter_mut());
-        all.filter(|entry| entry.kept == held).for_each(|entry| entry.kept = to);
+        all.filter(|entry| entry.kept == held).for_each(|entry| entry.kept = to(DeliveryTag(entry.seq)));
+    }
+
+    /// Whether some of its messages are in this page.
+    #[must_use]
+    pub fn holds_page(&self, extent: Extent) -> bool {
+        self.ready.has_page(extent)
     }
 }
 

@@ -400,6 +400,10 @@ impl Ready {
         true
     }
 
+    pub(super) fn has_page(&self, extent: Extent) -> bool {
+        self.levels.iter().any(|level| level.has_page(extent))
+    }
+
     pub(super) fn not_read(&mut self, extent: Extent) {
         self.levels.iter_mut().for_each(|level| level.not_read(extent));
     }

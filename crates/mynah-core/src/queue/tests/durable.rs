@@ -304,7 +304,7 @@ impl Bench {
                     records.message(&engine.clock, NUMBER, tag, state, None, message);
                 });
                 let appended = self.engine.log.append(&self.records);
-                self.queue.moved(from, appended.extent);
+                self.queue.moved(from, |_| appended.extent);
             }
             Step::Sync => self.memory.sync(),
             Step::Crash => self.crash(),

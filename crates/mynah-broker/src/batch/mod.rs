@@ -4,24 +4,31 @@
 //! appended to every target in one go; messages that must be kept are pushed under one lock. A run ends when the route changes,
 //! when it is full, or with the batch. Receivers are woken once, at the end of the batch.
 //!
-//! Never: holds two locks of the same kind, wakes under a lock, waits.
+//! Never: wakes under a lock, waits; holds two locks of the same kind, but those of queues in their order (`kept`).
+
+mod dead_letters;
+mod kept;
+mod transaction;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use mynah_core::protocol::{Refusal, RefusalKind, Reply, Ticket};
-use mynah_core::queue::{Effect, Refused};
-use mynah_core::{
-    Address, AddressRef, Cause, ConsumerId, Death, Delivery, DeliveryTag, Message, PublishRef, Retain, Run,
-};
+use bytes::Bytes;
+use mynah_core::engine::{Condition, Gone, QueueNumber};
+use mynah_core::protocol::{Refusal, RefusalKind, Reply, Safe, Ticket};
+use mynah_core::queue::Effect;
+use mynah_core::{Address, AddressRef, ConsumerId, Delivery, DeliveryTag, Message, PublishRef, Retain, Run};
 
+use self::dead_letters::DeadLetter;
+use self::kept::{NotTaken, Writing};
+pub(crate) use self::transaction::{ToPublish, ToSettle};
+use crate::durable;
 use crate::inbox::{Inbox, Pushed};
-use crate::limits::{DEAD_LETTER_CHAIN_MAX, RUN_BYTES_MAX, RUN_MESSAGES_MAX};
+use crate::limits::{RUN_BYTES_MAX, RUN_MESSAGES_MAX};
 use crate::metrics::{Meter, ProtocolCounters};
 use crate::pool;
-use crate::queues::QueueHandle;
-use crate::routing::{Found, QueueTarget, Route};
+use crate::routing::{Found, Route};
 use crate::virtual_host::VirtualHost;
 
 /// A batch in the making. Reused; keeps its capacity.
@@ -33,12 +40,25 @@ pub struct Batch {
     runs: Vec<Run>,
     messages: Vec<Arc<Message>>,
     tickets: Vec<(Ticket, usize)>,
-    refused: Vec<(usize, Refused)>,
+    refused: Vec<(usize, NotTaken)>,
     deliveries: Vec<Delivery>,
     dead: VecDeque<DeadLetter>,
     burying: bool,
     /// Messages to a queue by its name, which was deleted between looking it up and pushing.
     homeless: Vec<Arc<Message>>,
+    writing: Writing,
+    /// Keys that the publisher's session notes in one with the run.
+    notes: Vec<u32>,
+    /// The number of that session's queue.
+    pub session: Option<QueueNumber>,
+    /// What the protocol notes, to be written at the end of the turn.
+    pub noted_later: Vec<(u32, Option<Bytes>, Safe)>,
+    /// A note is among what is being written.
+    noted: bool,
+    /// The dead letter that is being sent on leaves this behind, in that queue.
+    origin: Option<(QueueNumber, Gone)>,
+    /// Why the log takes no durable message of this run.
+    trouble: Option<Condition>,
     /// Between begin and end; still set at the next begin if a task panicked in between.
     busy: bool,
     pub touched: Vec<Arc<Inbox>>,
@@ -50,14 +70,6 @@ pub struct Batch {
     pub settling: Option<ConsumerId>,
     pub settling_tags: Vec<DeliveryTag>,
     pub meter: Meter,
-}
-
-#[derive(Debug)]
-struct DeadLetter {
-    queue: Arc<QueueHandle>,
-    message: Arc<Message>,
-    cause: Cause,
-    reason: Option<Box<str>>,
 }
 
 impl Batch {
@@ -74,6 +86,13 @@ impl Batch {
             dead: VecDeque::new(),
             burying: false,
             homeless: Vec::new(),
+            writing: Writing::default(),
+            notes: Vec::new(),
+            session: None,
+            noted_later: Vec::new(),
+            noted: false,
+            origin: None,
+            trouble: None,
             busy: false,
             touched: Vec::new(),
             effects: Vec::new(),
@@ -98,6 +117,9 @@ impl Batch {
         }
         // Replies that an earlier connection did not live to see are nobody's.
         self.replies.clear();
+        self.session = None;
+        self.noted_later.clear();
+        durable::begin_turn();
         self.publisher = inbox.connection();
         self.route = last_route;
         self.meter.work_for(counters);
@@ -139,9 +161,14 @@ impl Batch {
         let nowhere = publish.mandatory && !route.has_taker(publish.header.guarantee, self.publisher);
         if route.outcome != Found::Yes || nowhere {
             self.answer_unroutable(host, now, ticket, publish, &route);
+            if route.outcome == Found::NoQueue && !publish.mandatory {
+                self.notes.extend(publish.note);
+                self.write_notes_alone(host);
+            }
             self.route = Some(route);
             return;
         }
+        self.notes.extend(publish.note);
         for (wire, run) in route.classes.iter().zip(&mut self.runs) {
             (wire.encode)(wire, publish, run);
         }
@@ -206,7 +233,10 @@ impl Batch {
     fn retain(&mut self, host: &VirtualHost, now: Instant, publish: &PublishRef<'_>) {
         let AddressRef::Topic(topic) = publish.address else { return };
         let message = Arc::new(Message::from_publish(publish, now));
-        if !host.retained.set(topic, &message) {
+        let _in_order = host.retained.in_order();
+        if host.retained.set(topic, &message) {
+            host.keep_retained(topic, &message);
+        } else {
             self.meter.dropped_retained += 1;
         }
     }
@@ -222,6 +252,7 @@ impl Batch {
             self.flush_queues(&route, host, now);
             self.messages.clear();
         }
+        self.write_notes_alone(host);
         self.answer(&route);
         // The route is kept: the next publish probably has the same.
         self.route = Some(route);
@@ -268,42 +299,11 @@ impl Batch {
         }
     }
 
-    fn flush_queues(&mut self, route: &Route, host: &VirtualHost, now: Instant) {
-        for target in &route.queues {
-            if let Some(at) = self.push_to_queue(target, now) {
-                host.shared.timers.add_messages(at, host, &target.queue);
-            }
-            self.collect(&target.queue);
+    /// A queue was deleted between looking it up and pushing.
+    fn note_homeless(&mut self) {
+        if self.messages.first().is_some_and(|message| names_a_queue(&message.address)) {
+            self.homeless.extend(self.messages.iter().cloned());
         }
-    }
-
-    /// Answers when the queue's timer is to be set, if that has changed.
-    fn push_to_queue(&mut self, target: &QueueTarget, now: Instant) -> Option<Instant> {
-        let queue = &target.queue;
-        let mut guarded = queue.lock();
-        if queue.is_deleted() {
-            drop(guarded);
-            if self.messages.first().is_some_and(|message| names_a_queue(&message.address)) {
-                self.homeless.extend(self.messages.iter().cloned());
-            }
-            return None;
-        }
-        let mut pushed = 0;
-        for (at, message) in self.messages.iter().enumerate() {
-            if !target.takes(message.header.guarantee, self.publisher) {
-                continue;
-            }
-            let copy = Arc::clone(message);
-            match guarded.machine.push(now, copy, target.wire.clone(), self.publisher, &mut self.effects) {
-                Ok(()) => pushed += 1,
-                Err(refused) => self.refused.push((at, refused)),
-            }
-        }
-        queue.dispatch(&mut guarded.machine, now, &mut self.touched, &mut self.effects);
-        let due = guarded.arm();
-        drop(guarded);
-        queue.published.fetch_add(pushed, std::sync::atomic::Ordering::Relaxed);
-        due
     }
 
     fn answer(&mut self, route: &Route) {
@@ -311,75 +311,12 @@ impl Batch {
             let refused = self.refused.iter().find(|(refused_at, _)| *refused_at == at);
             let reply = match refused {
                 None => Reply::Published { routed: route.targets() },
-                Some((_, Refused::Full)) => Reply::Refused(Refusal::new(
-                    RefusalKind::Full,
-                    format!("{} is full: consume from it, or raise its maximum length", route.address),
-                )),
-                Some((_, Refused::TooLarge)) => Reply::Refused(Refusal::new(
-                    RefusalKind::TooLarge,
-                    format!("the message is larger than {} takes", route.address),
-                )),
+                Some((_, why)) => Reply::Refused(why.refusal(&route.address)),
             };
             self.replies.push((ticket, reply));
         }
         self.meter.refused += self.refused.len() as u64;
         self.refused.clear();
-    }
-
-    /// Takes note of what a queue's machine has to have done. Call it after each change of a queue, without its lock.
-    pub fn collect(&mut self, queue: &Arc<QueueHandle>) {
-        for effect in self.effects.drain(..) {
-            match effect {
-                Effect::DeadLetter { message, cause, reason, origin: _ } => {
-                    self.dead.push_back(DeadLetter { queue: Arc::clone(queue), message, cause, reason });
-                }
-                // Only the connection that asked for it drains, and it has looked already: host/consume.rs.
-                Effect::Drained { .. } => {}
-            }
-        }
-    }
-
-    /// Sends dead letters on until none is left.
-    pub fn bury(&mut self, host: &VirtualHost, now: Instant) {
-        if std::mem::replace(&mut self.burying, true) {
-            // Dead letters of dead letters: the loop below takes them too.
-            return;
-        }
-        let mut steps = 0;
-        while let Some(dead) = self.dead.pop_front() {
-            steps += 1;
-            if dead.cause == Cause::QueueLength && dead.queue.loses_what_does_not_fit() {
-                // The slow subscriber's own loss, as with a full inbox.
-                self.meter.dropped_full += 1;
-                continue;
-            }
-            dead.queue.dead_lettered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            self.meter.dead_letter(dead.cause);
-            let spec = dead.queue.spec();
-            let address = host.dead_letter_address(&dead.queue, &spec, dead.cause, &dead.message.address);
-            let looping = dead.cause != Cause::Rejected && went_round(&dead.message, &dead.queue.name);
-            let Some(address) = address.filter(|_| !looping && steps <= DEAD_LETTER_CHAIN_MAX) else {
-                self.meter.dropped_dead += 1;
-                continue;
-            };
-            let letter = dead.message.dead_lettered(
-                Death {
-                    cause: dead.cause,
-                    queue: Arc::clone(&dead.queue.name),
-                    address: dead.message.address.clone(),
-                    time_ms: epoch_ms(),
-                    count: 1,
-                    reason: dead.reason,
-                    original_ttl_ms: dead.message.header.ttl_ms,
-                },
-                now,
-            );
-            host.make_dead_letter_queue(&address, now);
-            if self.publish_message(host, now, &letter, &address) == 0 {
-                self.meter.dropped_dead += 1;
-            }
-        }
-        self.burying = false;
     }
 
     fn answer_unroutable(
@@ -419,36 +356,6 @@ impl Batch {
         self.dead_letter_without_queue(host, now, &message);
     }
 
-    /// A message whose queue does not exist goes to the queue for such messages.
-    fn dead_letter_without_queue(&mut self, host: &VirtualHost, now: Instant, message: &Message) {
-        self.meter.dead_letter(Cause::NoQueue);
-        let target = &host.shared.config.queues.no_queue_dead_letters;
-        let name = missing_name(&message.address);
-        if target.is_empty() || **target == *name {
-            self.meter.dropped_dead += 1;
-            return;
-        }
-        let letter = message.dead_lettered(
-            Death {
-                cause: Cause::NoQueue,
-                queue: name,
-                address: message.address.clone(),
-                time_ms: epoch_ms(),
-                count: 1,
-                reason: None,
-                original_ttl_ms: message.header.ttl_ms,
-            },
-            now,
-        );
-        let kept = self.route.take();
-        let address = Address::Queue(target.as_str().into());
-        host.make_dead_letter_queue(&address, now);
-        if self.publish_message(host, now, &letter, &address) == 0 {
-            self.meter.dropped_dead += 1;
-        }
-        self.route = kept;
-    }
-
     /// Ends the batch: hands over, then wakes every receiver once.
     pub fn finish(&mut self, host: &VirtualHost, now: Instant) {
         self.flush(host, now);
@@ -482,24 +389,11 @@ fn note(
     meter.dropped_full += u64::from(pushed.dropped);
 }
 
-/// It has been dead-lettered from this queue before, and nobody rejected it on the way: it would go round for ever.
-fn went_round(message: &Message, queue: &str) -> bool {
-    message.deaths.iter().any(|death| &*death.queue == queue)
-        && message.deaths.iter().all(|death| death.cause != Cause::Rejected)
-}
-
 fn names_a_queue(address: &Address) -> bool {
     match address {
         Address::Queue(_) => true,
         Address::Exchange { name, .. } => name.is_empty(),
         Address::Topic(_) | Address::Client(_) => false,
-    }
-}
-
-fn missing_name(address: &Address) -> Arc<str> {
-    match address {
-        Address::Topic(name) | Address::Queue(name) | Address::Client(name) => Arc::clone(name),
-        Address::Exchange { key, .. } => Arc::clone(key),
     }
 }
 
