@@ -532,6 +532,17 @@ pub fn read_record(bytes: &[u8]) -> Result<(RecordRef<'_>, usize), Fault> {
     Ok((read_fields(kind, &mut reader)?, FRAME + body.len()))
 }
 
+/// If the first record is a message or a copy of one: how many bytes it has. Nothing of it is looked at, nor its checksum.
+#[must_use]
+pub fn skip_message(bytes: &[u8]) -> Option<usize> {
+    let mut reader = Reader::new(bytes);
+    let length = reader.u32().ok()? as usize;
+    let _sum = reader.u32().ok()?;
+    let kind = reader.u8().ok()?;
+    let whole = FRAME + length;
+    (matches!(kind, MESSAGE | COPY) && whole <= bytes.len()).then_some(whole)
+}
+
 fn read_fields<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<RecordRef<'a>, Fault> {
     if let PUT | DELETE = kind {
         let space = Space::from_number(reader.u8()?).ok_or(Fault::Unknown)?;
