@@ -13,11 +13,11 @@ pub const NAME_BYTES_MAX: usize = 65_535;
 /// Bytes of a queue or exchange name in 0-9-1, where it is a short string.
 pub const SHORT_NAME_BYTES_MAX: usize = 255;
 
-/// Messages a queue holds unless its policy says otherwise: a forgotten queue of small messages stays under a gigabyte.
-pub const QUEUE_MESSAGES_MAX: u64 = 1_000_000;
+/// Messages a queue holds unless its policy says otherwise. What is not in memory is in pages, so this bounds the disk.
+pub const QUEUE_MESSAGES_MAX: u64 = 100_000_000;
 
 /// Bytes a queue holds unless its policy says otherwise.
-pub const QUEUE_BYTES_MAX: u64 = 1 << 30;
+pub const QUEUE_BYTES_MAX: u64 = 64 << 30;
 
 /// Lines in a message's dead-letter history; older ones are dropped so that a loop through many queues stays small.
 pub const DEATHS_MAX: usize = 32;

@@ -6,6 +6,7 @@
 mod cli;
 mod config;
 mod credentials;
+mod memory;
 mod open_files;
 mod protocols;
 mod run;

@@ -1,23 +1,27 @@
 //! Starts the broker from a configuration and stops it on SIGTERM or SIGINT.
 //!
-//! Order: the broker, its listeners, the HTTP ports, then the banner: whoever reads it finds every port open. Stopping goes
+//! Order: the store, the broker, its listeners, the HTTP ports, then the banner: whoever reads it finds every port open. Stopping goes
 //! the other way, with [`GRACE`] for the connections to say good-bye; a second signal does not wait for them.
 //!
 //! Never: looks at a message.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use mynah_admin::{Admin, AdminConfig, Readiness};
 use mynah_broker::{AuthConfig, Broker, BrokerConfig, Password, QueueConfig};
+use mynah_core::engine::{Engine, Formats};
+use mynah_core::protocol::Protocol;
 use mynah_net::{ListenerSpec, Net, NetConfig};
+use mynah_store::{Store, StoreOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::cli::banner::Opened;
-use crate::config::{Anonymous, Config, User};
-use crate::{open_files, protocols};
+use crate::config::{Anonymous, Config, ListenerProtocol, User};
+use crate::{memory, open_files, protocols};
 
 /// How long connections may take to say good-bye. Below the ten seconds after which container engines kill.
 const GRACE: Duration = Duration::from_secs(5);
@@ -30,18 +34,37 @@ pub(crate) fn run(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyh
         .thread_name("mynah")
         .build()
         .context("cannot start the worker threads")?;
-    let done = runtime.block_on(serve(config, ready));
+    let all = protocols::all(config);
+    let formats = Formats::new(all.iter().flat_map(|(_, protocol)| protocol.formats()).collect());
+    let store = Store::open(store_options(config), formats.clone()).context("cannot open the store")?;
+    let kept = Kept { engine: store.engine(), formats };
+    let done = runtime.block_on(serve(config, &all, kept, ready));
     // Password hashing runs on threads that nothing interrupts; it is over in a moment.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    // Last: whatever was still appended is safe now.
+    drop(store);
     done
 }
 
-async fn serve(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyhow::Result<()> {
+/// What outlives the process, and how it is read.
+#[derive(Debug)]
+struct Kept {
+    engine: Engine,
+    formats: Formats,
+}
+
+async fn serve(
+    config: &Config,
+    all: &[(ListenerProtocol, Arc<dyn Protocol>)],
+    kept: Kept,
+    ready: impl FnOnce(&Config, &Opened),
+) -> anyhow::Result<()> {
     // Before the first port is open, so that no signal finds the default action, which loses connections.
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let broker = Broker::start(broker_config(config)).context("cannot start the broker")?;
+    let broker = Broker::open(broker_config(config), kept.engine, kept.formats)
+        .context("cannot start the broker")?;
     // The text of this error holds its cause already.
-    let net = Net::start(&broker, listeners(config), net_config(config))
+    let net = Net::start(&broker, listeners(config, all), net_config(config))
         .map_err(|error| anyhow::anyhow!("{error}"))?;
     let readiness = Readiness::default();
     let ports = AdminConfig { bind: config.admin.bind.0, metrics_bind: config.metrics.bind.0 };
@@ -95,15 +118,14 @@ impl Signals {
     }
 }
 
-fn listeners(config: &Config) -> Vec<ListenerSpec> {
-    let all = protocols::all(config);
+fn listeners(config: &Config, all: &[(ListenerProtocol, Arc<dyn Protocol>)]) -> Vec<ListenerSpec> {
     config
         .listeners
         .iter()
         .map(|listener| ListenerSpec {
             name: listener.name.clone(),
             bind: listener.bind.0,
-            protocols: protocols::of(&all, listener.protocol),
+            protocols: protocols::of(all, listener.protocol),
         })
         .collect()
 }
@@ -114,6 +136,14 @@ fn net_config(config: &Config) -> NetConfig {
         connections_max: usize::try_from(limits.connections_max).unwrap_or(usize::MAX),
         // Until the first bytes it could be a person at telnet.
         detect_timeout: limits.login_timeout.0.max(limits.login_timeout_stomp.0),
+    }
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        journal_bytes_max: config.store.journal_bytes_max.0,
+        free_bytes_min: config.store.free_bytes_min.0,
+        ..StoreOptions::new(Path::new(&config.data_dir))
     }
 }
 
@@ -135,6 +165,7 @@ fn broker_config(config: &Config) -> BrokerConfig {
         session_expiry_max: limits.session_expiry_max.0,
         session_messages_max: limits.session_messages_max,
         session_bytes_max: limits.session_bytes_max.0,
+        memory_max: memory::budget(config.store.memory_max.0),
         queues: QueueConfig {
             auto_create: queues.auto_create,
             delivery_limit: queues.delivery_limit,

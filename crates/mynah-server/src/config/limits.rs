@@ -52,6 +52,28 @@ pub(crate) struct Queues {
     pub(crate) no_queue_dead_letters: String,
 }
 
+/// What is kept in `data_dir`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Store {
+    /// Bytes of messages in memory, all queues together; 0: a quarter of what the machine or the container has.
+    pub(crate) memory_max: Size,
+    /// Bytes of journal beyond which old messages are moved to pages.
+    pub(crate) journal_bytes_max: Size,
+    /// Room on the disk below which durable messages are refused.
+    pub(crate) free_bytes_min: Size,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            memory_max: Size(0),
+            journal_bytes_max: Size(1 << 30),
+            free_bytes_min: Size(64 << 20),
+        }
+    }
+}
+
 impl Limits {
     pub(crate) fn subscriptions(&self) -> usize {
         usize::try_from(self.subscriptions_per_connection_max).unwrap_or(usize::MAX)

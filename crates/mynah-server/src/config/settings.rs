@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::limits::{Limits, Queues};
+use super::limits::{Limits, Queues, Store};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,7 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     pub(crate) limits: Limits,
     pub(crate) queues: Queues,
+    pub(crate) store: Store,
 }
 
 /// One port clients connect to.
@@ -191,6 +192,7 @@ impl Default for Config {
             log: Log::default(),
             limits: Limits::default(),
             queues: Queues::default(),
+            store: Store::default(),
         }
     }
 }
