@@ -45,6 +45,7 @@ mod waiting;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mynah_core::engine::FormatEntry;
 use mynah_core::protocol::{Connection, Detect, Peer, Protocol};
 
 pub use config::Amqp091Config;
@@ -70,6 +71,11 @@ impl Protocol for Amqp091 {
 
     fn detect(&self, first: &[u8]) -> Detect {
         version::detect(first)
+    }
+
+    /// Formats of what is stored, which are names on disk: they are never changed.
+    fn formats(&self) -> Vec<FormatEntry> {
+        vec![FormatEntry { format: FORMAT, decode: Some(translate::decode), encode: None }]
     }
 
     fn accept(&self, peer: &Peer, now: Instant) -> Box<dyn Connection> {

@@ -33,6 +33,7 @@ mod version;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mynah_core::engine::FormatEntry;
 use mynah_core::protocol::{Connection, Detect, Peer, Protocol};
 
 pub use codec::CodecError;
@@ -104,6 +105,11 @@ impl Protocol for Amqp10 {
 
     fn detect(&self, first: &[u8]) -> Detect {
         version::detect(first)
+    }
+
+    /// Formats of what is stored, which are names on disk: they are never changed.
+    fn formats(&self) -> Vec<FormatEntry> {
+        vec![FormatEntry { format: translate::FORMAT, decode: Some(translate::decode), encode: None }]
     }
 
     fn accept(&self, peer: &Peer, now: Instant) -> Box<dyn Connection> {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use mynah_core::protocol::{Host, Refusal, Reply, Ticket};
+use mynah_core::protocol::{Host, Refusal, Reply, Safe, Ticket};
 use mynah_core::{AddressRef, ContentRef, Guarantee, Header, PublishRef, Retain};
 
 use crate::address::{address_of, unescaped};
@@ -14,6 +14,7 @@ use crate::codec::ack::{Ack, AckKind};
 use crate::codec::property::{Properties, id, put_field};
 use crate::codec::publish::{Facts, Publish};
 use crate::connection::{MqttConnection, TicketKind};
+use crate::parked::received_key;
 use crate::reason::{self, Fault, Reason};
 use crate::translate;
 use crate::version::Version;
@@ -148,7 +149,12 @@ impl MqttConnection {
         };
         match address_of(&unescaped(topic)) {
             Ok(address) => {
-                host.publish(ticket, &borrowed(&publish, &facts, address));
+                let mut published = borrowed(&publish, &facts, address);
+                if self.durable && publish.guarantee == Guarantee::ExactlyOnce {
+                    // With the message, or it would come twice after a restart.
+                    published.note = Some(received_key(publish.id));
+                }
+                host.publish(ticket, &published);
                 self.inbound.asked += u64::from(ticket.is_some());
             }
             Err(fault) => self.refuse_publish(&publish, fault.reason, host),
@@ -186,6 +192,8 @@ impl MqttConnection {
             Guarantee::ExactlyOnce => {
                 if reason.is_failure() {
                     self.inbound.forget(publish.id);
+                } else {
+                    self.note_received(publish.id, true, host);
                 }
                 self.confirm(AckKind::PubRec, publish.id, reason, host);
             }
@@ -232,13 +240,16 @@ impl MqttConnection {
         if !self.version.has_properties() {
             if reason::acknowledged_in_v3(refusal) {
                 Ack::new(kind, id, Reason::SUCCESS).encode(self.version, host.wire());
-            } else {
-                self.inbound.forget(id);
+                if kind == AckKind::PubRec {
+                    self.note_received(id, true, host);
+                }
+            } else if self.inbound.forget(id) {
+                self.note_received(id, false, host);
             }
             return;
         }
-        if kind == AckKind::PubRec {
-            self.inbound.forget(id);
+        if kind == AckKind::PubRec && self.inbound.forget(id) {
+            self.note_received(id, false, host);
         }
         let mut text = Vec::new();
         if self.problem_info {
@@ -265,8 +276,20 @@ impl MqttConnection {
         }
     }
 
+    /// A durable session has received a QoS 2 message, or lets its identifier go.
+    fn note_received(&self, id: u16, received: bool, host: &mut dyn Host) {
+        if self.durable {
+            host.note(received_key(id), received.then_some(b"".as_slice()), Safe::BeforeWire);
+        }
+    }
+
     pub(crate) fn on_pubrel(&mut self, id: u16, host: &mut dyn Host) {
-        let reason = if self.inbound.forget(id) { Reason::SUCCESS } else { Reason::IDENTIFIER_NOT_FOUND };
+        let known = self.inbound.forget(id);
+        if known {
+            // Before the client uses the identifier again: its next message must not be taken for this one.
+            self.note_received(id, false, host);
+        }
+        let reason = if known { Reason::SUCCESS } else { Reason::IDENTIFIER_NOT_FOUND };
         Ack::new(AckKind::PubComp, id, reason).encode(self.version, host.wire());
     }
 }

@@ -27,6 +27,7 @@ pub mod version;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mynah_core::engine::FormatEntry;
 use mynah_core::protocol::{Connection, Detect, Peer, Protocol};
 
 pub use translate::{PROPERTIES, WIRE};
@@ -118,6 +119,14 @@ impl Protocol for Mqtt {
         } else {
             Detect::No
         }
+    }
+
+    /// Formats of what is stored, which are names on disk: they are never changed.
+    fn formats(&self) -> Vec<FormatEntry> {
+        vec![
+            FormatEntry { format: translate::PROPERTIES, decode: Some(translate::decode), encode: None },
+            FormatEntry { format: translate::WIRE, decode: None, encode: Some(translate::encode) },
+        ]
     }
 
     fn accept(&self, _peer: &Peer, now: Instant) -> Box<dyn Connection> {

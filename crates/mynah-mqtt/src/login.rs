@@ -207,8 +207,12 @@ impl MqttConnection {
         };
         connack.encode(self.version, host.wire());
         // A state that cannot be read is as good as none: messages then come with new identifiers.
-        let parked = opened.parked.as_ref().filter(|_| opened.present);
-        if let Some(Ok(parked)) = parked.map(|bytes| Parked::decode(bytes)) {
+        let parked = match &opened.parked {
+            Some(bytes) => Parked::decode(bytes).ok(),
+            // The broker was started again meanwhile.
+            None => Some(Parked::from_notes(&opened.notes, &opened.memos)),
+        };
+        if let Some(parked) = parked.filter(|parked| opened.present && *parked != Parked::default()) {
             self.resume(&parked, host);
         }
         self.send_waiting(now, host);

@@ -11,12 +11,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use mynah_core::protocol::Host;
+use mynah_core::protocol::{Host, Safe};
 use mynah_core::{ConsumerId, Delivery, DeliveryTag, Guarantee, Mark, Outcome};
 
 use crate::codec::ack::{Ack, AckKind};
 use crate::connection::{self, MqttConnection};
-use crate::parked::{Owed, Phase};
+use crate::parked::{Owed, Phase, sent_key, sent_note};
 use crate::reason::{Fault, Reason};
 use crate::subscription::OwnConsumer;
 use crate::translate::{Alias, Copy, SIZE_LIMIT, put_publish};
@@ -331,10 +331,11 @@ impl Outbound {
     }
 
     /// All that was out has come again before the first that was not: what is still reserved has expired or was removed.
-    /// Answers the identifiers of QoS 2: the receiver may hold them, and is told to let them go before they are used again.
-    fn forget_resumed(&mut self) -> Vec<u16> {
+    /// Answers the identifiers of QoS 2: the receiver may hold them, and is told to let them go before they are used again;
+    /// and those that are free.
+    fn forget_resumed(&mut self) -> (Vec<u16>, Vec<u16>) {
         let resumed = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.resumed)).unwrap_or_default();
-        let mut held = Vec::new();
+        let (mut held, mut free) = (Vec::new(), Vec::new());
         for (_, id) in resumed {
             let Some(slot) = self.slot(id) else { continue };
             if slot.state == State::ReservedExactlyOnce {
@@ -344,9 +345,10 @@ impl Outbound {
                 held.push(id);
             } else {
                 self.release(id);
+                free.push(id);
             }
         }
-        held
+        (held, free)
     }
 
     fn wait(&mut self, delivery: Delivery) {
@@ -479,7 +481,11 @@ impl MqttConnection {
                 }
                 None => {
                     if delivery.consumer == ConsumerId::SESSION && !delivery.redelivered {
-                        for id in self.outbound.forget_resumed() {
+                        let (held, free) = self.outbound.forget_resumed();
+                        free.into_iter().for_each(|id| self.note_done(id, host));
+                        for id in held {
+                            let nothing = Freed { consumer: ConsumerId::SESSION, tag: DeliveryTag(0) };
+                            self.note_sent(nothing, id, Phase::Received, host);
                             Ack::new(AckKind::PubRel, id, Reason::SUCCESS).encode(self.version, host.wire());
                         }
                     }
@@ -502,11 +508,20 @@ impl MqttConnection {
         if let (Ok(_), Alias::New(alias), Some(aliases)) = (sent, copy.alias, &mut self.aliases) {
             aliases.learn(publish.address, alias);
         }
-        match (sent, copy.guarantee) {
+        let (guarantee, packet_id, dup) = (copy.guarantee, copy.packet_id, copy.dup);
+        match (sent, guarantee) {
             (Ok(_), Guarantee::AtMostOnce) => self.outbound.accept(freed, host),
-            (Ok(_), Guarantee::AtLeastOnce | Guarantee::ExactlyOnce) => {}
+            (Ok(_), Guarantee::AtLeastOnce) => {
+                self.note_sent(freed, packet_id, Phase::SentAtLeastOnce, host);
+            }
+            (Ok(_), Guarantee::ExactlyOnce) => {
+                self.note_sent(freed, packet_id, Phase::SentExactlyOnce, host);
+            }
             (Err(_), _) => {
-                self.outbound.release_unsent(copy.packet_id);
+                self.outbound.release_unsent(packet_id);
+                if dup {
+                    self.note_done(packet_id, host);
+                }
                 if consumer == ConsumerId::SESSION {
                     // As if it had been sent and completed [MQTT-3.1.2-25].
                     self.outbound.accept(freed, host);
@@ -536,6 +551,12 @@ impl MqttConnection {
         };
         // Acknowledgements of nothing are ignored: they may be left over from before a session was lost.
         if let Some(freed) = freed {
+            if ack.kind == AckKind::PubRec && !ack.reason.is_failure() {
+                let of_session = Freed { consumer: ConsumerId::SESSION, ..freed };
+                self.note_sent(of_session, id, Phase::Received, host);
+            } else {
+                self.note_done(id, host);
+            }
             if ack.reason.is_failure() && ack.kind != AckKind::PubComp {
                 self.outbound.reject(freed, None, host);
             } else {
@@ -546,6 +567,21 @@ impl MqttConnection {
             }
         }
         Ok(())
+    }
+
+    /// A durable session has sent a message, or knows that it was received. One that is sent exactly once must come under the
+    /// same identifier after a restart, so that is safe first.
+    fn note_sent(&self, freed: Freed, id: u16, phase: Phase, host: &mut dyn Host) {
+        if self.durable && freed.consumer == ConsumerId::SESSION {
+            let when = if phase == Phase::SentAtLeastOnce { Safe::InTime } else { Safe::BeforeWire };
+            host.note(sent_key(id), Some(&sent_note(freed.tag, phase)), when);
+        }
+    }
+
+    fn note_done(&self, id: u16, host: &mut dyn Host) {
+        if self.durable {
+            host.note(sent_key(id), None, Safe::InTime);
+        }
     }
 
     fn on_pubrec(&mut self, id: u16, host: &mut dyn Host) -> Option<Freed> {

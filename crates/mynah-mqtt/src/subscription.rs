@@ -282,8 +282,9 @@ impl MqttConnection {
             RetainHandling::IfNew => Retained::IfNew,
             RetainHandling::Never => Retained::Never,
         };
+        let memo = self.memo(filter, subscription);
         let source = self.source(ConsumerId(consumer), &target, options, identifier, retained);
-        host.attach(ticket, ConsumerId(consumer), source);
+        host.attach(ticket, ConsumerId(consumer), Source { memo: memo.as_deref(), ..source });
         Ok(())
     }
 
@@ -460,14 +461,21 @@ impl MqttConnection {
         }
     }
 
+    /// What a durable session has to know of a subscription after a restart.
+    fn memo(&self, filter: &str, subscription: Subscription) -> Option<bytes::Bytes> {
+        let Subscription { consumer, identifier, options, .. } = subscription;
+        self.durable.then(|| Kept { consumer, identifier, options, filter: filter.into() }.memo())
+    }
+
     fn reattach(&mut self, filter: &str, subscription: Subscription, host: &mut dyn Host) {
         let target = Target::parse(filter);
         let options = Options::decode(subscription.options, Version::V5);
         let (Ok(target), Ok(options)) = (target, options) else { return };
         let consumer = ConsumerId(subscription.consumer);
         let ticket = TicketKind::Reattach.ticket(u64::from(subscription.consumer));
+        let memo = self.memo(filter, subscription);
         let source = self.source(consumer, &target, options, subscription.identifier, Retained::Never);
-        host.attach(ticket, consumer, source);
+        host.attach(ticket, consumer, Source { memo: memo.as_deref(), ..source });
     }
 }
 

@@ -61,8 +61,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     // Before the first port is open, so that no signal finds the default action, which loses connections.
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let broker = Broker::open(broker_config(config), kept.engine, kept.formats)
-        .context("cannot start the broker")?;
+    let broker =
+        Broker::open(broker_config(config), kept.engine, kept.formats).context("cannot start the broker")?;
     // The text of this error holds its cause already.
     let net = Net::start(&broker, listeners(config, all), net_config(config))
         .map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -24,6 +24,7 @@ mod version;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mynah_core::engine::FormatEntry;
 use mynah_core::protocol::{Connection, Detect, Peer, Protocol};
 
 pub use config::{StompConfig, WallClock};
@@ -50,6 +51,11 @@ impl Protocol for Stomp {
 
     fn detect(&self, first: &[u8]) -> Detect {
         codec::detect(first)
+    }
+
+    /// Formats of what is stored, which are names on disk: they are never changed.
+    fn formats(&self) -> Vec<FormatEntry> {
+        vec![FormatEntry { format: translate::FORMAT, decode: Some(translate::decode), encode: None }]
     }
 
     fn accept(&self, peer: &Peer, now: Instant) -> Box<dyn Connection> {

@@ -15,7 +15,9 @@ use tracing::{error, info, warn};
 
 use crate::disk::{DiskFile, is_full};
 use crate::engine::{Chunk, Inner};
-use crate::format::{ALIGN, GROUP_HEADER, GroupHeader, JOURNAL_HEADER, JournalHeader, journal_name, page_name};
+use crate::format::{
+    ALIGN, GROUP_HEADER, GroupHeader, JOURNAL_HEADER, JournalHeader, journal_name, page_name,
+};
 use crate::ledger::Then;
 
 /// How long what nobody waits for may stay in memory.
@@ -218,8 +220,7 @@ impl Inner {
         if fresh {
             file.allocate(self.options.journal_file_bytes)?;
         }
-        let header =
-            JournalHeader { store: self.header.id, number, generation: self.header.generation, lsn };
+        let header = JournalHeader { store: self.header.id, number, generation: self.header.generation, lsn };
         file.write_at(0, &header.encode())?;
         file.sync()?;
         self.disk.sync_dir("journal")?;
@@ -384,7 +385,8 @@ impl Inner {
         if !low && writer.spares.is_empty() && writer.file.is_some() {
             writer.spare_number += 1;
             let spare = format!("journal/spare-{}-{}.wal", self.header.generation, writer.spare_number);
-            let made = self.disk.open(&spare, true).and_then(|file| file.allocate(self.options.journal_file_bytes));
+            let made =
+                self.disk.open(&spare, true).and_then(|file| file.allocate(self.options.journal_file_bytes));
             match made {
                 Ok(()) => writer.spares.push(spare),
                 Err(error) => {

@@ -135,8 +135,12 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(create).truncate(false).open(self.dir.join(path))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .open(self.dir.join(path))?;
         Ok(Arc::new(RealFile(file)))
     }
 

@@ -150,9 +150,8 @@ impl Tail {
         let from = self.lsn;
         self.lsn += block.len() as u64;
         let to = self.lsn;
-        let fits = |chunk: &&mut Chunk| {
-            chunk.file == number && chunk.bytes.len() + block.len() <= GROUP_BYTES_MAX
-        };
+        let fits =
+            |chunk: &&mut Chunk| chunk.file == number && chunk.bytes.len() + block.len() <= GROUP_BYTES_MAX;
         if let Some(chunk) = self.chunks.back_mut().filter(fits) {
             chunk.bytes.extend_from_slice(block);
             chunk.to = to;
@@ -245,7 +244,8 @@ impl Log for Inner {
             if self.durable.load(Ordering::Acquire) >= lsn.0 {
                 return Wait::Done;
             }
-            if self.troubled.load(Ordering::Acquire) && matches!(*self.condition.lock(), Condition::Failed(_)) {
+            if self.troubled.load(Ordering::Acquire) && matches!(*self.condition.lock(), Condition::Failed(_))
+            {
                 return Wait::Failed;
             }
             waiters.push((lsn.0, Arc::clone(waiter)));
@@ -322,7 +322,14 @@ impl Log for Inner {
             journal_files: files,
             journal_bytes: files * self.options.journal_file_bytes,
             pages: get(pages),
-            page_bytes: self.ledger.lock().queues.values().flat_map(|queue| queue.pages.values()).map(|page| page.bytes).sum(),
+            page_bytes: self
+                .ledger
+                .lock()
+                .queues
+                .values()
+                .flat_map(|queue| queue.pages.values())
+                .map(|page| page.bytes)
+                .sum(),
             backlog_bytes: self.backlog() as u64,
             appended_bytes: get(appended),
             groups: get(groups),

@@ -61,14 +61,8 @@ impl Inner {
         if safe {
             self.disk.sync_dir("queues")?;
         }
-        let state = PageState {
-            level,
-            first: first.tag,
-            last: last.tag,
-            count,
-            bytes,
-            ..PageState::default()
-        };
+        let state =
+            PageState { level, first: first.tag, last: last.tag, count, bytes, ..PageState::default() };
         let page = state.page(extent);
         self.ledger.lock().queues.entry(queue).or_default().pages.insert(extent.number(), state);
         self.counters.page_writes.fetch_add(1, Ordering::Relaxed);

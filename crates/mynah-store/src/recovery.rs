@@ -126,7 +126,8 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let file = journal_name(number);
         let bytes = read_all(&*self.disk.open(&file, false)?)?;
-        let damaged = |at: usize, what: String| StoreError::Damaged { file: file.clone(), at: at as u64, what };
+        let damaged =
+            |at: usize, what: String| StoreError::Damaged { file: file.clone(), at: at as u64, what };
         let header = match JournalHeader::decode(&bytes) {
             Ok(header) if header.number == number && header.store == self.header.id => header,
             Ok(header) if header.store != self.header.id => return Err(StoreError::Foreign(file)),
@@ -137,7 +138,8 @@ impl Inner {
         };
         let mut at = *lsn.get_or_insert(header.lsn);
         if header.lsn != at {
-            let what = format!("it begins at position {} of the log, the file before it ends at {at}", header.lsn);
+            let what =
+                format!("it begins at position {} of the log, the file before it ends at {at}", header.lsn);
             return Err(damaged(0, what));
         }
         let end = groups(&bytes, &header, &mut at, |_, start, content| {

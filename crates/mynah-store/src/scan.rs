@@ -13,8 +13,13 @@ pub(crate) enum End {
     /// Nothing but what was never written, or an earlier use, follows.
     Clean,
     /// A crash came while this was being written; so many bytes of it were there.
-    Torn { at: usize },
-    Damaged { at: usize, what: String },
+    Torn {
+        at: usize,
+    },
+    Damaged {
+        at: usize,
+        what: String,
+    },
 }
 
 /// Calls `each` with every whole group in order (header, where its content begins, content). `lsn` is where the log is; it

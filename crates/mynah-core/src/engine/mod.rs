@@ -32,8 +32,7 @@ pub use clock::WallClock;
 pub use fields::{Fault, Reader, put_bytes, put_text, put_varint};
 pub use formats::{Encode, FormatEntry, Formats};
 pub use records::{
-    EntryState, Gone, RecordRef, Records, SharedNumber, decode_wire, encode_wire, read_record,
-    skip_message,
+    EntryState, Gone, RecordRef, Records, SharedNumber, decode_wire, encode_wire, read_record, skip_message,
 };
 pub use stored::{decode_message, encode_message};
 pub use tags::TagSet;

@@ -66,11 +66,7 @@ pub(crate) struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self {
-            memory_max: Size(0),
-            journal_bytes_max: Size(1 << 30),
-            free_bytes_min: Size(64 << 20),
-        }
+        Self { memory_max: Size(0), journal_bytes_max: Size(1 << 30), free_bytes_min: Size(64 << 20) }
     }
 }
 
