@@ -124,8 +124,8 @@ impl Protocol for Mqtt {
     /// Formats of what is stored, which are names on disk: they are never changed.
     fn formats(&self) -> Vec<FormatEntry> {
         vec![
-            FormatEntry { format: translate::PROPERTIES, decode: Some(translate::decode), encode: None },
-            FormatEntry { format: translate::WIRE, decode: None, encode: Some(translate::encode) },
+            FormatEntry { format: PROPERTIES, decode: Some(translate::decode), encode: None },
+            FormatEntry { format: WIRE, decode: None, encode: Some(translate::encode) },
         ]
     }
 

@@ -504,33 +504,39 @@ impl MqttConnection {
         if let Some(aliases) = &self.aliases {
             copy.alias = aliases.alias_of(publish.address);
         }
-        let sent = put_publish(host.wire(), &publish, &copy);
-        if let (Ok(_), Alias::New(alias), Some(aliases)) = (sent, copy.alias, &mut self.aliases) {
+        let sent = put_publish(host.wire(), &publish, &copy).is_ok();
+        if let (true, Alias::New(alias), Some(aliases)) = (sent, copy.alias, &mut self.aliases) {
             aliases.learn(publish.address, alias);
         }
         let (guarantee, packet_id, dup) = (copy.guarantee, copy.packet_id, copy.dup);
-        match (sent, guarantee) {
-            (Ok(_), Guarantee::AtMostOnce) => self.outbound.accept(freed, host),
-            (Ok(_), Guarantee::AtLeastOnce) => {
-                self.note_sent(freed, packet_id, Phase::SentAtLeastOnce, host);
-            }
-            (Ok(_), Guarantee::ExactlyOnce) => {
-                self.note_sent(freed, packet_id, Phase::SentExactlyOnce, host);
-            }
-            (Err(_), _) => {
-                self.outbound.release_unsent(packet_id);
-                if dup {
-                    self.note_done(packet_id, host);
-                }
-                if consumer == ConsumerId::SESSION {
-                    // As if it had been sent and completed [MQTT-3.1.2-25].
-                    self.outbound.accept(freed, host);
-                } else {
-                    self.outbound.reject(freed, Some("the receiver cannot take a packet of this size"), host);
-                }
-            }
+        if sent {
+            self.on_sent(freed, guarantee, packet_id, host);
+        } else {
+            self.on_unsent(freed, packet_id, dup, host);
         }
         None
+    }
+
+    fn on_sent(&mut self, freed: Freed, guarantee: Guarantee, id: u16, host: &mut dyn Host) {
+        match guarantee {
+            Guarantee::AtMostOnce => self.outbound.accept(freed, host),
+            Guarantee::AtLeastOnce => self.note_sent(freed, id, Phase::SentAtLeastOnce, host),
+            Guarantee::ExactlyOnce => self.note_sent(freed, id, Phase::SentExactlyOnce, host),
+        }
+    }
+
+    /// It is larger than the receiver takes. `again`: an earlier connection had sent it.
+    fn on_unsent(&mut self, freed: Freed, id: u16, again: bool, host: &mut dyn Host) {
+        self.outbound.release_unsent(id);
+        if again {
+            self.note_done(id, host);
+        }
+        if freed.consumer == ConsumerId::SESSION {
+            // As if it had been sent and completed [MQTT-3.1.2-25].
+            self.outbound.accept(freed, host);
+        } else {
+            self.outbound.reject(freed, Some("the receiver cannot take a packet of this size"), host);
+        }
     }
 
     /// PUBACK, PUBREC and PUBCOMP of the receiver.

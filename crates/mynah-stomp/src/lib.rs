@@ -55,7 +55,7 @@ impl Protocol for Stomp {
 
     /// Formats of what is stored, which are names on disk: they are never changed.
     fn formats(&self) -> Vec<FormatEntry> {
-        vec![FormatEntry { format: translate::FORMAT, decode: Some(translate::decode), encode: None }]
+        vec![FormatEntry { format: FORMAT, decode: Some(translate::decode), encode: None }]
     }
 
     fn accept(&self, peer: &Peer, now: Instant) -> Box<dyn Connection> {
