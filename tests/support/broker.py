@@ -73,6 +73,7 @@ class Broker:
         self.changes = changes
         self.log_path = self.folder / "broker.log"
         self.process = None
+        self.killed = False
         self.log_seen = 0
         for _ in range(3):
             try:
@@ -107,6 +108,10 @@ class Broker:
         # JSON is YAML: no second library is needed to write the file.
         self.config_path = self.folder / "mynah.yaml"
         self.config_path.write_text(json.dumps(config, indent=1))
+        self.run()
+
+    def run(self):
+        self.killed = False
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MYNAH_")}
         environment["RUST_BACKTRACE"] = "1"
         with open(self.log_path, "ab") as log:
@@ -143,6 +148,21 @@ class Broker:
                 raise AssertionError(f"no end after SIGTERM:\n{self.log()[-2000:]}") from None
         return self.process.returncode
 
+    def kill9(self):
+        """Ends the broker as a crash would: nothing it meant to do later is done."""
+        self.killed = True
+        self.process.kill()
+        self.process.wait()
+
+    def restart(self, crash=True):
+        """The broker ends and starts again, with the same data and the same ports."""
+        if crash:
+            self.kill9()
+        else:
+            code = self.stop()
+            assert code == 0, f"the broker ended with {code}"
+        self.run()
+
     def discard(self):
         self.directory.cleanup()
 
@@ -167,7 +187,7 @@ class Broker:
                 continue
             if isinstance(record, dict) and str(record.get("level", "")).lower() == "error":
                 faults.append(line)
-        if self.process.poll() not in (None, 0):
+        if not self.killed and self.process.poll() not in (None, 0):
             faults.append(f"the broker ended with {self.process.returncode}")
         return faults
 
