@@ -108,7 +108,8 @@ impl Inner {
         }
     }
 
-    /// One round without waiting, for a driver that has no thread. False if there was nothing.
+    /// One round without waiting. False if there was nothing.
+    #[cfg(test)]
     pub(crate) fn step(&self) -> bool {
         let chunks: Vec<Chunk> = {
             let mut tail = self.tail.lock();
@@ -265,7 +266,15 @@ impl Inner {
                     writer.keyed.push((space, key.to_vec(), Some(value.to_vec())));
                 }
                 RecordRef::Delete { space, key } => writer.keyed.push((space, key.to_vec(), None)),
-                other => {
+                other @ (RecordRef::Message { .. }
+                | RecordRef::Copy { .. }
+                | RecordRef::Settled { .. }
+                | RecordRef::Paged { .. }
+                | RecordRef::Attempts { .. }
+                | RecordRef::Delivered { .. }
+                | RecordRef::Note { .. }
+                | RecordRef::PageDropped { .. }
+                | RecordRef::QueueDropped { .. }) => {
                     ledger.get_or_insert_with(|| self.ledger.lock()).apply(&other, &mut writer.then);
                 }
             }

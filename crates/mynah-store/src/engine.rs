@@ -204,6 +204,22 @@ impl Tail {
     }
 }
 
+impl Inner {
+    /// A page must not be safe before what its messages came with: they would be there after a crash, and what was to leave in
+    /// the same append as well.
+    fn catch_up(&self) -> io::Result<()> {
+        match Log::condition(self) {
+            Condition::Open if self.options.threads => Log::flush(self),
+            Condition::Open => {
+                #[cfg(test)]
+                self.step();
+                Ok(())
+            }
+            Condition::Full(why) | Condition::Failed(why) => Err(io::Error::other(why.to_string())),
+        }
+    }
+}
+
 impl Log for Inner {
     fn append(&self, records: &Records) -> Appended {
         let block = records.bytes();
@@ -281,6 +297,9 @@ impl Log for Inner {
         level: u8,
         entries: &[StoredEntry],
     ) -> io::Result<Page> {
+        if entries.iter().any(|entry| entry.durable) {
+            self.catch_up()?;
+        }
         self.write_page_file(queue, extent, level, entries).inspect_err(|_| {
             self.counters.write_errors.fetch_add(1, Ordering::Relaxed);
         })

@@ -20,6 +20,8 @@ mod pages;
 mod recovery;
 mod scan;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -158,7 +158,7 @@ pub(crate) fn page_content(file: &[u8]) -> Result<(PageHeader, &[u8]), &'static 
 }
 
 fn read_header(file: &dyn crate::disk::DiskFile) -> Result<PageHeader, String> {
-    let length = file.len().map_err(|error| error.to_string())?;
+    let length = file.size().map_err(|error| error.to_string())?;
     let mut size = 4096_usize;
     loop {
         let mut front = vec![0; size];

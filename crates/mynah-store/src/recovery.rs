@@ -169,7 +169,15 @@ impl Inner {
                 RecordRef::Delete { space, key } => {
                     self.keyed.delete(*space, key).map_err(|error| error.to_string())?;
                 }
-                other => scan.record(other, place),
+                other @ (RecordRef::Message { .. }
+                | RecordRef::Copy { .. }
+                | RecordRef::Settled { .. }
+                | RecordRef::Paged { .. }
+                | RecordRef::Attempts { .. }
+                | RecordRef::Delivered { .. }
+                | RecordRef::Note { .. }
+                | RecordRef::PageDropped { .. }
+                | RecordRef::QueueDropped { .. }) => scan.record(other, place),
             }
             at += used;
         }
