@@ -98,8 +98,8 @@ impl Default for Queues {
     fn default() -> Self {
         Self {
             auto_create: true,
-            max_length_messages: 1_000_000,
-            max_length_bytes: Size::mib(1024),
+            max_length_messages: 100_000_000,
+            max_length_bytes: Size::mib(64 * 1024),
             delivery_limit: 20,
             consumer_window: 2_048,
             no_queue_dead_letters: "mynah.dlq".to_owned(),
