@@ -1,5 +1,6 @@
 //! `/api/v1`: looking, purging, deleting. Every handler takes an [`Operator`], so none is open to strangers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -130,4 +131,30 @@ pub(crate) async fn topics(
     let host = host(&state, window.virtual_host.as_deref())?;
     let count = window.count.unwrap_or(1000).min(TOPICS_MAX);
     Ok(Json(state.broker.topic_views(&host, count).into_iter().map(TopicJson::from).collect()))
+}
+
+/// Where a backup goes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackupJson {
+    dir: String,
+}
+
+/// Copies what the broker keeps to an empty directory of the broker's machine.
+pub(crate) async fn backup(
+    _: Operator,
+    State(state): State<AppState>,
+    Json(request): Json<BackupJson>,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    let dir = PathBuf::from(&request.dir);
+    if !dir.is_absolute() {
+        return Err(ApiError::bad_request("dir must be an absolute path on the broker's machine".to_owned()));
+    }
+    let log = Arc::clone(&state.broker.shared.engine.log);
+    let copied = tokio::task::spawn_blocking(move || log.backup(&dir)).await;
+    match copied {
+        Ok(Ok(())) => Ok(Json(json!({ "dir": request.dir }))),
+        Ok(Err(error)) => Err(ApiError::bad_request(format!("{}: {error}", request.dir))),
+        Err(_) => Err(ApiError::bad_request("the backup was given up".to_owned())),
+    }
 }

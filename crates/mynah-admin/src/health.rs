@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use mynah_core::engine::Condition;
 
 use crate::server::AppState;
 
@@ -10,9 +11,11 @@ pub(crate) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Answers yes while every port is open.
+/// Answers yes while every port is open and the store can be trusted.
 pub(crate) async fn readyz(State(state): State<AppState>) -> (StatusCode, &'static str) {
-    if state.readiness.get() {
+    if matches!(state.broker.shared.engine.log.condition(), Condition::Failed(_)) {
+        (StatusCode::SERVICE_UNAVAILABLE, "the store has failed\n")
+    } else if state.readiness.get() {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n")

@@ -4,7 +4,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use mynah_broker::Broker;
-use prometheus::{Encoder as _, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use mynah_core::engine::Condition;
+use prometheus::{Encoder as _, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::server::AppState;
 
@@ -24,6 +25,7 @@ fn scrape(broker: &Broker) -> Result<Vec<u8>, prometheus::Error> {
     let gauges = Registry::new();
     broker_gauges(broker, &gauges)?;
     queue_gauges(broker, &gauges)?;
+    store_gauges(broker, &gauges)?;
     let mut families = broker.shared.metrics.registry.gather();
     families.extend(gauges.gather());
     let mut text = Vec::new();
@@ -46,6 +48,45 @@ fn broker_gauges(broker: &Broker, registry: &Registry) -> Result<(), prometheus:
     set("mynah_messages_unsettled", "Messages delivered and not settled.", signed(overview.unsettled))?;
     if let Some(bytes) = resident_bytes() {
         set("process_resident_memory_bytes", "Resident memory size in bytes.", signed(bytes))?;
+    }
+    Ok(())
+}
+
+/// What the store holds and does. Totals are counters by nature; they are read at once with the rest.
+fn store_gauges(broker: &Broker, registry: &Registry) -> Result<(), prometheus::Error> {
+    let shared = &broker.shared;
+    let status = shared.engine.log.status();
+    let counter = |name: &str, help: &str, value: u64| -> Result<(), prometheus::Error> {
+        let counter = IntCounter::new(name, help)?;
+        counter.inc_by(value);
+        registry.register(Box::new(counter))
+    };
+    counter("mynah_store_appended_bytes_total", "Bytes appended to the journal.", status.appended_bytes)?;
+    counter("mynah_store_groups_total", "Groups written to the journal.", status.groups)?;
+    counter("mynah_store_syncs_total", "Syncs of the journal.", status.syncs)?;
+    counter("mynah_store_sync_micros_total", "Microseconds spent in syncs.", status.sync_micros)?;
+    counter("mynah_store_write_errors_total", "Writes and syncs that failed.", status.write_errors)?;
+    counter("mynah_store_page_reads_total", "Pages read back.", status.page_reads)?;
+    counter("mynah_store_page_writes_total", "Pages written.", status.page_writes)?;
+    let (full, failed) = match shared.engine.log.condition() {
+        Condition::Open => (0, 0),
+        Condition::Full(_) => (1, 0),
+        Condition::Failed(_) => (0, 1),
+    };
+    let gauges: [(&str, &str, u64); 8] = [
+        ("mynah_store_journal_files", "Files of the journal.", status.journal_files),
+        ("mynah_store_journal_bytes", "Bytes of the journal's files.", status.journal_bytes),
+        ("mynah_store_pages", "Pages of queues on disk.", status.pages),
+        ("mynah_store_page_bytes", "Bytes of messages in pages.", status.page_bytes),
+        ("mynah_store_backlog_bytes", "Bytes appended and not written yet.", status.backlog_bytes),
+        ("mynah_store_memory_bytes", "Bytes of messages in memory, about.", shared.pager.used()),
+        ("mynah_store_full", "1 while durable messages are refused for want of room.", full),
+        ("mynah_store_failed", "1 when nothing becomes durable any more.", failed),
+    ];
+    for (name, help, value) in gauges {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(signed(value));
+        registry.register(Box::new(gauge))?;
     }
     Ok(())
 }

@@ -102,7 +102,8 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/queues/{name}/purge", post(api::purge))
         .route("/queues/{name}/messages", get(api::peek))
         .route("/topics", get(api::topics))
-        .route("/publish", post(publish::publish));
+        .route("/publish", post(publish::publish))
+        .route("/backup", post(api::backup));
     Router::new()
         .nest("/api/v1", v1)
         .route("/api/v1/openapi.json", get(openapi::document))

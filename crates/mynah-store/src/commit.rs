@@ -443,6 +443,11 @@ impl Inner {
 }
 
 impl Writer {
+    /// The file being written, and how far.
+    pub(crate) fn place(&self) -> (u32, u64) {
+        (self.number, self.offset)
+    }
+
     pub(crate) fn with_spares(spares: Vec<String>, unpersisted: bool) -> Self {
         Self { spares, unpersisted, ..Self::default() }
     }

@@ -360,6 +360,10 @@ impl Log for Inner {
         }
     }
 
+    fn backup(&self, to: &std::path::Path) -> io::Result<()> {
+        self.backup_to(to)
+    }
+
     fn flush(&self) -> io::Result<()> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let lsn = Lsn(self.tail.lock().lsn);

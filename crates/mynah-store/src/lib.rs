@@ -11,6 +11,7 @@
 //!
 //! Never: decides what a message means or where it goes.
 
+mod backup;
 mod commit;
 mod disk;
 mod engine;
@@ -22,6 +23,7 @@ mod scan;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,11 +37,12 @@ use parking_lot::{Condvar, Mutex};
 use tracing::{error, info};
 
 pub use disk::{Disk, DiskFile, RealDisk};
+pub use tools::{Report, format_version, salvage, verify};
 
 use crate::commit::Writer;
 use crate::disk::{Lock, LockError};
 use crate::engine::{Counters, FileInfo, Inner, Tail};
-use crate::format::{Bad, StoreHeader};
+use crate::format::{Bad, StoreHeader, VERSION};
 use crate::recovery::Found;
 use crate::state::{Fjall, Keyed};
 
@@ -76,7 +79,7 @@ pub enum StoreError {
     Locked(String),
     #[error("the data directory cannot be written: {0}")]
     NotWritable(io::Error),
-    #[error("the data directory is of format version {version}, this program knows versions up to {known}: use a newer program", known = format::VERSION)]
+    #[error("the data directory is of format version {version}, this program knows versions up to {known}: use a newer program", known = VERSION)]
     Newer { version: u32 },
     #[error("{file} is damaged at byte {at}: {what}; `mynah store salvage DIR` keeps what can be read")]
     Damaged { file: String, at: u64, what: String },

@@ -302,6 +302,14 @@ pub trait Log: Send + Sync + fmt::Debug {
 
     fn status(&self) -> LogStatus;
 
+    /// Copies everything, as it is about now, to an empty directory; blocks.
+    ///
+    /// # Errors
+    /// The directory is not empty, cannot be written, or the engine has nothing to copy.
+    fn backup(&self, _to: &std::path::Path) -> std::io::Result<()> {
+        Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "nothing is kept on disk"))
+    }
+
     /// Makes everything safe; blocks.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The smallest HTTP/1.1 client that can ask our own admin API: one GET, one answer, connection closed.
+//! The smallest HTTP/1.1 client that can ask our own admin API: one request, one answer, connection closed.
 //!
 //! The health check of a container runs every few seconds; a client library with TLS, pools and a runtime would weigh more
 //! than the rest of the command.
@@ -28,10 +28,31 @@ pub(super) fn get(
     login: Option<&str>,
     timeout: Duration,
 ) -> anyhow::Result<Answer> {
+    ask(address, &format!("GET {path}"), None, login, timeout)
+}
+
+/// `POST path` with a JSON body. Errors: as `get`.
+pub(super) fn post(
+    address: &str,
+    path: &str,
+    body: &str,
+    login: Option<&str>,
+    timeout: Duration,
+) -> anyhow::Result<Answer> {
+    ask(address, &format!("POST {path}"), Some(body), login, timeout)
+}
+
+fn ask(
+    address: &str,
+    what: &str,
+    body: Option<&str>,
+    login: Option<&str>,
+    timeout: Duration,
+) -> anyhow::Result<Answer> {
     let mut last = None;
     for target in address.to_socket_addrs().with_context(|| format!("{address} is no host:port"))? {
         match TcpStream::connect_timeout(&target, timeout) {
-            Ok(stream) => return exchange(stream, address, path, login, timeout),
+            Ok(stream) => return exchange(stream, address, what, body, login, timeout),
             Err(error) => last = Some(error),
         }
     }
@@ -46,7 +67,8 @@ pub(super) fn get(
 fn exchange(
     mut stream: TcpStream,
     address: &str,
-    path: &str,
+    what: &str,
+    body: Option<&str>,
     login: Option<&str>,
     timeout: Duration,
 ) -> anyhow::Result<Answer> {
@@ -55,8 +77,12 @@ fn exchange(
     let login = login
         .map(|login| format!("Authorization: Basic {}\r\n", base64(login.as_bytes())))
         .unwrap_or_default();
+    let content = body.map_or_else(String::new, |body| {
+        format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
+    });
+    let body = body.unwrap_or_default();
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\n{login}Accept: application/json\r\nConnection: close\r\n\r\n"
+        "{what} HTTP/1.1\r\nHost: {address}\r\n{login}{content}Accept: application/json\r\nConnection: close\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).context("the broker closed the connection")?;
     let mut bytes = Vec::new();

@@ -12,6 +12,7 @@ mod http;
 mod logging;
 mod serve;
 mod status;
+mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,11 @@ enum Command {
     HashPassword,
     /// Load any broker and measure: throughput, latency, loss, duplicates, order.
     Bench(Box<mynah_bench::BenchArgs>),
+    /// Look after a data directory that no broker uses.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Copy what a running broker keeps to an empty directory of its machine; the copy is a data directory of its own.
+    Backup(store::BackupArgs),
     /// Show what a running broker is doing.
     Status(status::StatusArgs),
     /// Exit 0 if the broker is ready to serve, 1 if not (container health check).
@@ -60,6 +66,8 @@ impl Cli {
             Command::Check { file } => return check::run(&file),
             Command::HashPassword => hash_password::run(),
             Command::Bench(args) => mynah_bench::run(&args),
+            Command::Store(command) => store::run(&command),
+            Command::Backup(args) => store::backup(&args),
             Command::Status(args) => status::status(&args),
             Command::Health(args) => status::health(&args),
         };

@@ -64,7 +64,7 @@ pub(super) fn health(args: &HealthArgs) -> anyhow::Result<()> {
 }
 
 /// The address given, or the admin address of the configuration in force; a wildcard address is reached over loopback.
-fn admin_address(given: Option<&str>) -> String {
+pub(super) fn admin_address(given: Option<&str>) -> String {
     if let Some(given) = given {
         return given.to_owned();
     }
