@@ -8,7 +8,7 @@ CARGO_FLAGS ?= --locked
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build dist lint fmt test test-rust test-blackbox fuzz bench bench-peers docker docker-test clean
+.PHONY: help setup run build dist lint fmt test test-rust test-blackbox soak fuzz bench bench-peers docker docker-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ test-rust: ## unit, property and command line tests
 
 test-blackbox: setup build ## the release binary against real clients; ARGS="-k mqtt" picks some
 	MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests -q $(ARGS)
+
+soak: setup build ## kill -9 and power cuts for longer: ROUNDS=500
+	ROUNDS=$(or $(ROUNDS),500) MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests/durability/test_kill9_confirmed.py -q $(ARGS)
+	ROUNDS=$$(( $(or $(ROUNDS),500) * 40 )) cargo test $(CARGO_FLAGS) --release -p mynah-store powercut
 
 fuzz: ## the fuzz and property tests with many more cases: CASES=100000
 	@bash tests/setup.sh build

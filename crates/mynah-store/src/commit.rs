@@ -386,10 +386,16 @@ impl Inner {
 
     /// Sees to it that there is a file for the next messages, and says whether there is.
     fn look_for_room(&self, writer: &mut Writer) {
-        let low = match self.disk.free_bytes() {
-            Ok(free) => free < self.options.free_bytes_min,
-            Err(_) => false,
-        };
+        let is_low = || self.disk.free_bytes().is_ok_and(|free| free < self.options.free_bytes_min);
+        let mut low = is_low();
+        while low
+            && writer.spares.len() > 1
+            && let Some(spare) = writer.spares.pop()
+        {
+            // Room that the journal keeps for itself, and others need more.
+            let _ = self.disk.remove(&spare);
+            low = is_low();
+        }
         let mut why = low.then(|| "less room is left than store.free_bytes_min".to_owned());
         if !low && writer.spares.is_empty() && writer.file.is_some() {
             writer.spare_number += 1;

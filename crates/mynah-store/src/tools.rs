@@ -330,8 +330,14 @@ fn readable(bytes: &[u8], number: u32) -> (Vec<Vec<u8>>, usize) {
         }
         let header = JournalHeader { store: 0, number, generation: generation.unwrap_or(0), lsn: 0 };
         if GroupHeader::is_begun(rest, &header) {
-            let (records, bad) = records_of(rest.get(GROUP_HEADER..).unwrap_or_default());
-            lost += bad;
+            // Its length stands behind magic and checksum, if that is right.
+            let length =
+                rest.get(8..12).and_then(|field| field.first_chunk::<4>()).map(|l| u32::from_le_bytes(*l));
+            let end = GROUP_HEADER.saturating_add(length.map_or(usize::MAX, |length| length as usize));
+            let content =
+                rest.get(GROUP_HEADER..end).or_else(|| rest.get(GROUP_HEADER..)).unwrap_or_default();
+            let records = records_of(content);
+            lost += content.len() - records.len();
             if !records.is_empty() {
                 contents.push(records);
             }
@@ -341,9 +347,9 @@ fn readable(bytes: &[u8], number: u32) -> (Vec<Vec<u8>>, usize) {
     (contents, lost)
 }
 
-/// The records at the front that are whole, and how many bytes in between are not.
-fn records_of(mut rest: &[u8]) -> (Vec<u8>, usize) {
-    let (mut kept, mut lost) = (Vec::new(), 0);
+/// The records that are whole.
+fn records_of(mut rest: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::new();
     loop {
         if let Ok((_, used)) = read_record(rest) {
             kept.extend_from_slice(rest.get(..used).unwrap_or_default());
@@ -354,11 +360,8 @@ fn records_of(mut rest: &[u8]) -> (Vec<u8>, usize) {
         let length = rest.first_chunk::<4>().map_or(0, |length| u32::from_le_bytes(*length) as usize);
         let next = rest.get(length.saturating_add(8)..).filter(|_| length > 0);
         match next.filter(|next| read_record(next).is_ok()) {
-            Some(next) => {
-                lost += rest.len() - next.len();
-                rest = next;
-            }
-            None => return (kept, lost),
+            Some(next) => rest = next,
+            None => return kept,
         }
     }
 }
