@@ -56,7 +56,10 @@ pub const TIMERS_AT_ONCE: usize = 256;
 
 /// Bytes of one queue's messages in memory, about: beyond this its middle goes to pages. Small enough that a queue of ten
 /// million messages leaves room for others, large enough that a short burst never touches a page.
-pub const QUEUE_MEMORY_MAX: u64 = 48 << 20;
+pub const QUEUE_MEMORY_MAX: u64 = 32 << 20;
+
+/// Bytes of one queue's messages in memory beyond which its publishers wait for the pages to be written.
+pub const QUEUE_MEMORY_GATE: u64 = 2 * QUEUE_MEMORY_MAX;
 
 /// Bytes under which a queue is left alone even if all queues together are over the budget.
 pub const QUEUE_MEMORY_SMALL: u64 = 256 << 10;

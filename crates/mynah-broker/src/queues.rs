@@ -5,7 +5,7 @@
 //! asks for a queue (docs/adr/0002-inbox-under-queue-lock.md). Whoever lets go of a queue writes down first what has happened to
 //! messages that are kept on disk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -77,6 +77,7 @@ pub struct QueueHandle {
     deleted: AtomicBool,
     /// Topic filters that lead here, so that deleting it need not search for them.
     filters: Mutex<Vec<Filter>>,
+    pub(crate) gate: Gate,
     in_exchanges: AtomicBool,
     /// What this connection publishes does not come here through exchanges; 0 = nobody's is left out.
     left_out: AtomicU64,
@@ -103,6 +104,43 @@ pub struct Guarded {
     pub page_at: u64,
     /// What of the machine's memory is in the sum of all queues.
     pub counted: u64,
+}
+
+/// Closed while the disk does not keep up with a queue: its publishers wait.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    closed: AtomicBool,
+    waiting: Mutex<Vec<Weak<Inbox>>>,
+}
+
+impl Gate {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn open(&self) {
+        if self.closed.swap(false, Ordering::AcqRel) {
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            waiting.iter().filter_map(Weak::upgrade).for_each(|publisher| publisher.nudge());
+        }
+    }
+
+    /// Whether a publisher has to wait; if so it is woken when it need not any more.
+    pub(crate) fn wait(&self, publisher: &Arc<Inbox>) -> bool {
+        let mut waiting = self.waiting.lock();
+        if !self.is_closed() {
+            return false;
+        }
+        let me = Arc::as_ptr(publisher);
+        if !waiting.iter().any(|known| known.as_ptr() == me) {
+            waiting.push(Arc::downgrade(publisher));
+        }
+        true
+    }
 }
 
 impl Guarded {
@@ -173,6 +211,7 @@ impl QueueHandle {
             guarded: Mutex::new(guarded),
             deleted: AtomicBool::new(false),
             filters: Mutex::default(),
+            gate: Gate::default(),
             in_exchanges: AtomicBool::new(false),
             left_out: AtomicU64::new(0),
             published: AtomicU64::new(0),

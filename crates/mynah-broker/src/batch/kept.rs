@@ -221,6 +221,9 @@ impl Batch {
         }
         queue.dispatch(&mut guarded.machine, now, &mut self.touched, &mut self.effects);
         queue.unlock(guarded);
+        if queue.gate.is_closed() {
+            self.gated.push(Arc::clone(queue));
+        }
         queue.published.fetch_add(pushed, Ordering::Relaxed);
     }
 

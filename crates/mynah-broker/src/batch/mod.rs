@@ -28,6 +28,7 @@ use crate::inbox::{Inbox, Pushed};
 use crate::limits::{RUN_BYTES_MAX, RUN_MESSAGES_MAX};
 use crate::metrics::{Meter, ProtocolCounters};
 use crate::pool;
+use crate::queues::QueueHandle;
 use crate::routing::{Found, Route};
 use crate::virtual_host::VirtualHost;
 
@@ -64,6 +65,8 @@ pub struct Batch {
     pub touched: Vec<Arc<Inbox>>,
     pub effects: Vec<Effect>,
     pub replies: Vec<(Ticket, Reply)>,
+    /// Queues that the disk does not keep up with: their publishers are to pause.
+    pub gated: Vec<Arc<QueueHandle>>,
     /// Receivers that asked the publisher to pause.
     pub congested: Vec<Arc<Inbox>>,
     /// The consumer whose accepted deliveries are being collected.
@@ -97,6 +100,7 @@ impl Batch {
             touched: Vec::new(),
             effects: Vec::new(),
             replies: Vec::new(),
+            gated: Vec::new(),
             congested: Vec::new(),
             settling: None,
             settling_tags: Vec::new(),

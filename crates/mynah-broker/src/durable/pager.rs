@@ -17,8 +17,11 @@ use tracing::error;
 
 use crate::broker::{Broker, Shared};
 use crate::config::BrokerConfig;
-use crate::limits::{MEMORY_UNCOUNTED, QUEUE_MEMORY_MAX, QUEUE_MEMORY_SMALL};
+use crate::limits::{MEMORY_UNCOUNTED, QUEUE_MEMORY_GATE, QUEUE_MEMORY_MAX, QUEUE_MEMORY_SMALL};
 use crate::queues::{Guarded, QueueHandle};
+
+/// Pages of one queue that are written before others have their turn.
+const PAGES_AT_ONCE: usize = 8;
 
 /// How long the pager rests after the disk has failed it.
 const REST: Duration = Duration::from_millis(500);
@@ -143,6 +146,9 @@ impl Pager {
             self.work.lock().queues.push_back(Arc::clone(queue));
             self.work_came.notify_one();
         }
+        if guarded.paging && memory > QUEUE_MEMORY_GATE {
+            queue.gate.close();
+        }
         if guarded.machine.has_pages()
             && let Some(extent) = guarded.machine.want_page()
         {
@@ -157,14 +163,15 @@ impl Pager {
             if work.stop {
                 return None;
             }
+            // First: it gives the disk room.
+            if std::mem::take(&mut work.look_at_log) {
+                return Some(Task::LookAtLog);
+            }
             if let Some(queue) = work.queues.pop_front() {
                 return Some(Task::Shrink(queue));
             }
             if std::mem::take(&mut work.sweep) {
                 return Some(Task::Sweep);
-            }
-            if std::mem::take(&mut work.look_at_log) {
-                return Some(Task::LookAtLog);
             }
             self.work_came.wait(&mut work);
         }
@@ -207,10 +214,13 @@ impl Broker {
 
     /// Pages out the middle of a queue until it is well under its bound.
     fn shrink(&self, queue: &Arc<QueueHandle>) {
-        loop {
+        for _ in 0..PAGES_AT_ONCE {
             let mut guarded = queue.lock();
             let memory = guarded.machine.memory();
             let low = memory <= QUEUE_MEMORY_MAX / 4 * 3;
+            if memory < QUEUE_MEMORY_GATE / 4 * 3 {
+                queue.gate.open();
+            }
             let cut =
                 if low { None } else { guarded.machine.cut_page(self.shared.engine.log.next_page(), false) };
             let Some(outgoing) = cut else {
@@ -219,6 +229,7 @@ impl Broker {
                 guarded.page_at =
                     if low { QUEUE_MEMORY_MAX } else { memory.max(QUEUE_MEMORY_MAX) + (4 << 20) };
                 queue.unlock(guarded);
+                queue.gate.open();
                 return;
             };
             queue.unlock(guarded);
@@ -226,9 +237,13 @@ impl Broker {
                 let mut guarded = queue.lock();
                 guarded.paging = false;
                 guarded.page_at = guarded.machine.memory() + (16 << 20);
+                drop(guarded);
+                queue.gate.open();
                 return;
             }
         }
+        // There is more, but others wait as well.
+        self.shared.pager.work.lock().queues.push_back(Arc::clone(queue));
     }
 
     /// All queues together have too much in memory: the largest give first.

@@ -28,6 +28,7 @@ use crate::durable;
 use crate::inbox::Inbox;
 use crate::metrics::ProtocolCounters;
 use crate::pool;
+use crate::queues::QueueHandle;
 use crate::routing::Route;
 use crate::sessions::Client;
 use crate::virtual_host::VirtualHost;
@@ -62,6 +63,8 @@ pub struct ConnectionHost {
 #[derive(Debug, Default)]
 struct Rare {
     transactions: HashMap<TransactionId, Transaction>,
+    /// Queues to wait for.
+    gated: Vec<Arc<QueueHandle>>,
     /// Receivers to wait for, with the round of waiting this connection is registered for.
     congested: Vec<(Arc<Inbox>, Option<u64>)>,
     parked: Option<Bytes>,
@@ -124,6 +127,10 @@ impl ConnectionHost {
         }
         let Some(rare) = self.rare.as_deref_mut() else { return false };
         let inbox = &self.inbox;
+        rare.gated.retain(|queue| queue.gate.wait(inbox));
+        if !rare.gated.is_empty() {
+            return true;
+        }
         rare.congested.retain_mut(|(receiver, registered)| receiver.wait_for_room(inbox, registered));
         !rare.congested.is_empty()
     }
@@ -148,6 +155,12 @@ impl Turn<'_> {
                 if !rare.congested.iter().any(|(known, _)| Arc::ptr_eq(known, &receiver)) {
                     rare.congested.push((receiver, None));
                 }
+            }
+        }
+        for queue in std::mem::take(&mut self.batch.gated) {
+            let gated = &mut self.host.rare().gated;
+            if !gated.iter().any(|known| Arc::ptr_eq(known, &queue)) {
+                gated.push(queue);
             }
         }
         self.write_notes();
