@@ -90,6 +90,16 @@ pub(crate) fn rows(duration: Duration, warm_up: Duration) -> Vec<Row> {
         Spec { pattern: Pattern::FanIn, publishers: 1_000, subscribers: 1, window: 20_000, ..base.clone() };
     let paced = |qos| Spec { rate: Some(20_000), ..pairs(qos) };
     let rabbit = || floor(Kind::Rabbitmq, 8.0, Some(0.1));
+    // A message is outstanding until it is both confirmed and delivered; the queue stays short.
+    let durable = |publishers, window, size| Spec {
+        durable: true,
+        publishers,
+        window,
+        size,
+        settle: Settle::Auto,
+        ..queue(Protocol::Amqp091, true)
+    };
+    let safe = |speed| floor(Kind::Rabbitmq, speed, None);
     vec![
         row("MQTT 50 pairs, QoS 0", pairs(0), floor(Kind::Rumqttd, 6.0, Some(0.2))),
         row("MQTT 50 pairs, QoS 1", pairs(1), floor(Kind::Rumqttd, 5.0, None)),
@@ -103,6 +113,14 @@ pub(crate) fn rows(duration: Duration, warm_up: Duration) -> Vec<Row> {
         row("AMQP 0-9-1 queue, confirms, ack of 50", queue(Protocol::Amqp091, true), None),
         row("AMQP 1.0 queue, pre-settled", queue(Protocol::Amqp10, false), rabbit()),
         row("AMQP 1.0 queue, unsettled", queue(Protocol::Amqp10, true), None),
+        row("Durable, 200 B, 1 publisher waits for each confirm", durable(1, 1, 200), safe(1.0)),
+        row("Durable, 200 B, 16 publishers wait for each confirm", durable(16, 16, 200), None),
+        row("Durable, 200 B, 256 publishers wait for each confirm", durable(256, 256, 200), safe(5.0)),
+        row("Durable, 200 B, 1 publisher, 1,000 unconfirmed", durable(1, 1_000, 200), safe(5.0)),
+        row("Durable, 16 KB, 1 publisher waits for each confirm", durable(1, 1, 16_384), safe(1.0)),
+        row("Durable, 16 KB, 16 publishers wait for each confirm", durable(16, 16, 16_384), None),
+        row("Durable, 16 KB, 256 publishers wait for each confirm", durable(256, 256, 16_384), safe(5.0)),
+        row("Durable, 16 KB, 1 publisher, 1,000 unconfirmed", durable(1, 1_000, 16_384), safe(5.0)),
         row("MQTT 50 pairs, QoS 0, 20,000/s", paced(0), None),
         row("MQTT 50 pairs, QoS 1, 20,000/s", paced(1), None),
     ]
@@ -121,6 +139,6 @@ mod tests {
                 assert!(!row.open_loop(), "{}", row.name);
             }
         }
-        assert_eq!(rows.iter().filter(|row| row.floor.is_some()).count(), 9);
+        assert_eq!(rows.iter().filter(|row| row.floor.is_some()).count(), 15);
     }
 }
