@@ -5,8 +5,8 @@
 //! asks for a queue (docs/adr/0002-inbox-under-queue-lock.md). Whoever lets go of a queue writes down first what has happened to
 //! messages that are kept on disk.
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use mynah_core::engine::QueueNumber;

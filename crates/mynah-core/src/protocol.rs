@@ -168,6 +168,10 @@ pub trait Host {
     /// a durable session. What was settled earlier in this turn is safe no later than the note.
     fn note(&mut self, key: u32, value: Option<&[u8]>, when: Safe);
 
+    /// The peer is told that what is settled in this turn is done: it is safe before the turn's bytes leave. Otherwise it
+    /// becomes so in time.
+    fn settle_safely(&mut self) {}
+
     /// After this batch: flush the wire and close. Not calling it before the connection is lost means `Abrupt`.
     fn close(&mut self, farewell: Farewell);
 }

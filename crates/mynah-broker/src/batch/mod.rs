@@ -52,6 +52,8 @@ pub struct Batch {
     notes: Vec<u32>,
     /// The number of that session's queue.
     pub session: Option<QueueNumber>,
+    /// What is settled in this turn is to be safe before its bytes leave.
+    pub settle_safely: bool,
     /// What the protocol notes, to be written at the end of the turn.
     pub noted_later: Vec<(u32, Option<Bytes>, Safe)>,
     /// A note is among what is being written.
@@ -92,6 +94,7 @@ impl Batch {
             writing: Writing::default(),
             notes: Vec::new(),
             session: None,
+            settle_safely: false,
             noted_later: Vec::new(),
             noted: false,
             origin: None,
@@ -123,6 +126,7 @@ impl Batch {
         self.replies.clear();
         self.session = None;
         self.noted_later.clear();
+        self.settle_safely = false;
         durable::begin_turn();
         self.publisher = inbox.connection();
         self.route = last_route;

@@ -74,6 +74,17 @@ impl Shared {
         });
     }
 
+    /// Whatever this turn has appended is safe before its bytes leave.
+    pub(crate) fn demand_added(&self) {
+        if ADDED.get().last.is_some() {
+            RECORDS.with_borrow_mut(|records| {
+                records.clear();
+                records.demand_sync();
+                self.append(records);
+            });
+        }
+    }
+
     /// Why durable messages cannot be taken now.
     pub(crate) fn trouble(&self) -> Option<Condition> {
         match self.engine.log.condition() {

@@ -164,6 +164,9 @@ impl Turn<'_> {
             }
         }
         self.write_notes();
+        if std::mem::take(&mut self.batch.settle_safely) {
+            self.host.broker.shared.demand_added();
+        }
         let durable::Added { demanded, last } = durable::end_turn();
         if let Some(lsn) = demanded {
             self.host.hold(self.wire_start, lsn);
@@ -315,6 +318,10 @@ impl Host for Turn<'_> {
 
     fn note(&mut self, key: u32, value: Option<&[u8]>, when: Safe) {
         self.batch.noted_later.push((key, value.map(Bytes::copy_from_slice), when));
+    }
+
+    fn settle_safely(&mut self) {
+        self.batch.settle_safely = true;
     }
 
     fn close(&mut self, farewell: Farewell) {

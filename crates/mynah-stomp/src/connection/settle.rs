@@ -112,7 +112,11 @@ impl StompConnection {
         if !subscription.ledger.take(number, subscription.mode, transaction, tags) {
             return Err(unknown());
         }
-        self.done(frame.get("receipt").map(|text| text.into()), host);
+        let receipt: Option<Box<str>> = frame.get("receipt").map(|text| text.into());
+        if receipt.is_some() {
+            host.settle_safely();
+        }
+        self.done(receipt, host);
         Ok(Flow::Done)
     }
 
