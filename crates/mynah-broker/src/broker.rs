@@ -75,7 +75,7 @@ impl Broker {
     /// As [`Broker::open`].
     pub fn start(config: BrokerConfig) -> Result<Arc<Self>, StartError> {
         let formats = Formats::default();
-        Self::open(config, Memory::new(formats.clone()).engine(), formats)
+        Self::open(config, Memory::new(formats.clone(), Instant::now()).engine(), formats)
     }
 
     /// With all that the engine has kept. Must be called within a tokio runtime: it starts the timer task, which ends with

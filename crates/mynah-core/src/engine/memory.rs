@@ -55,8 +55,8 @@ impl std::fmt::Debug for Inner {
 
 impl Memory {
     #[must_use]
-    pub fn new(formats: Formats) -> Arc<Self> {
-        let clock = WallClock { at: Instant::now(), epoch_ms: 1_700_000_000_000 };
+    pub fn new(formats: Formats, now: Instant) -> Arc<Self> {
+        let clock = WallClock { at: now, epoch_ms: 1_700_000_000_000 };
         Arc::new(Self {
             clock,
             formats,
@@ -466,5 +466,25 @@ impl ReplayedQueue {
             entry.attempts = entry.attempts.max(*attempts);
         }
         entry.redelivered |= entry.tag <= self.delivered;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contract;
+    use super::*;
+
+    #[test]
+    fn the_contract() {
+        contract::all(|| {
+            let mut memory: Option<Arc<Memory>> = None;
+            Box::new(move || {
+                let next = memory
+                    .take()
+                    .map_or_else(|| Memory::new(Formats::default(), Instant::now()), |old| old.reopen());
+                memory = Some(Arc::clone(&next));
+                next.engine()
+            })
+        });
     }
 }

@@ -11,6 +11,8 @@
 //! Never: files, threads, clocks; those are an engine's own.
 
 mod clock;
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
 mod fields;
 mod formats;
 pub mod memory;
@@ -18,6 +20,7 @@ mod records;
 mod stored;
 mod tags;
 mod values;
+mod wires;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,12 +34,11 @@ use crate::wire::Wire;
 pub use clock::WallClock;
 pub use fields::{Fault, Reader, put_bytes, put_text, put_varint};
 pub use formats::{Encode, FormatEntry, Formats};
-pub use records::{
-    EntryState, Gone, RecordRef, Records, SharedNumber, decode_wire, encode_wire, read_record, skip_message,
-};
+pub use records::{EntryState, Gone, RecordRef, Records, SharedNumber, read_record, skip_message};
 pub use stored::{decode_message, encode_message};
 pub use tags::TagSet;
 pub use values::{decode_arguments, decode_value, encode_arguments, encode_value};
+pub use wires::{decode_wire, encode_wire};
 
 /// A queue that is kept on disk, or pages to it. Never given to another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

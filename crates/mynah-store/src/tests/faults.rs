@@ -1,10 +1,15 @@
 //! What happens when the disk is damaged, full, failing or not ours.
 
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use mynah_core::engine::{Condition, Formats, Records, Space};
 
 use super::powercut::Bench;
-use super::sim::Dice;
-use crate::{Store, StoreError, StoreOptions};
+use super::sim::{Dice, SimDisk, SimState};
+use crate::disk::{Disk, DiskFile};
+use crate::{Store, StoreError, StoreOptions, next_header};
 
 fn filled() -> Bench {
     let mut dice = Dice::new(3);
@@ -117,4 +122,106 @@ fn keyed_state_on_the_real_disk() {
         engine.log.flush().unwrap();
     }
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn the_contract_on_the_real_disk() {
+    let mut number = 0;
+    mynah_core::engine::contract::all(|| {
+        number += 1;
+        let dir = folder(&format!("contract-{number}"));
+        let mut store: Option<Store> = None;
+        Box::new(move || {
+            drop(store.take());
+            let next = opened(&dir).unwrap();
+            let engine = next.engine();
+            store = Some(next);
+            engine
+        })
+    });
+    for number in 1..=number {
+        std::fs::remove_dir_all(folder(&format!("contract-{number}"))).unwrap_or_default();
+    }
+}
+
+/// A disk whose syncs take their time.
+#[derive(Debug)]
+struct Slow(SimDisk);
+
+#[derive(Debug)]
+struct SlowFile(Arc<dyn DiskFile>);
+
+impl Disk for Slow {
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        self.0.create_dir(path)
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        self.0.list(path)
+    }
+
+    fn open(&self, path: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SlowFile(self.0.open(path, create)?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        self.0.sync_dir(path)
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.0.free_bytes()
+    }
+}
+
+impl DiskFile for SlowFile {
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, into)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        std::thread::sleep(Duration::from_millis(50));
+        self.0.sync()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.0.allocate(bytes)
+    }
+}
+
+#[test]
+fn slow_disk() {
+    let disk = SimDisk::default();
+    let header = next_header(&disk).unwrap();
+    let options = StoreOptions { free_bytes_min: 0, ..StoreOptions::new("sim".as_ref()) };
+    let (slow, keyed) = (Arc::new(Slow(disk)), Box::new(SimState::default()));
+    let store = Store::with_disk(options, Formats::default(), slow, keyed, header).unwrap();
+    let log = store.engine().log;
+    let mut records = Records::default();
+    records.put(Space::Meta, b"k", b"v");
+    records.demand_sync();
+    let began = Instant::now();
+    for _ in 0..1000 {
+        log.append(&records);
+    }
+    // Nobody who appends waits for the disk, and what gathers while it syncs is one group.
+    assert!(began.elapsed() < Duration::from_secs(5), "appending waited for the disk");
+    log.flush().unwrap();
+    assert!(log.status().syncs < 100, "{} syncs", log.status().syncs);
+    assert_eq!(log.condition(), Condition::Open);
 }

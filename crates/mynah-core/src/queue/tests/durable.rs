@@ -94,7 +94,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let memory = Memory::new(Formats::default());
+        let memory = Memory::new(Formats::default(), Instant::now());
         let mut queue = Queue::new(Arc::new(QueueSpec::default()), DEFAULTS);
         queue.keep_facts();
         Self {
