@@ -12,6 +12,7 @@
 //! Never: decides what a message means or where it goes.
 
 mod backup;
+mod bench;
 mod commit;
 mod disk;
 mod engine;
@@ -36,6 +37,7 @@ use mynah_core::engine::{Condition, Engine, Formats, WallClock};
 use parking_lot::{Condvar, Mutex};
 use tracing::{error, info};
 
+pub use bench::{Measured, bench_journal};
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use tools::{Report, format_version, salvage, verify};
 

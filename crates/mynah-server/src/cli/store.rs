@@ -22,6 +22,12 @@ pub(super) enum StoreCommand {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Measure the journal beside a bare loop of writing and syncing, in a directory that is removed again.
+    Bench {
+        /// Any directory on the disk to measure.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Keep what can be read of a damaged directory, so that it opens again; damaged files are moved aside, not deleted.
     Salvage {
         #[arg(value_name = "DIR")]
@@ -46,6 +52,12 @@ pub(super) fn run(command: &StoreCommand) -> anyhow::Result<()> {
     let (report, dir) = match command {
         StoreCommand::Verify { dir } => (mynah_store::verify(dir), dir),
         StoreCommand::Salvage { dir } => (mynah_store::salvage(dir), dir),
+        StoreCommand::Bench { dir } => {
+            for measured in mynah_store::bench_journal(dir).with_context(|| dir.display().to_string())? {
+                answer(&measured.to_string());
+            }
+            return Ok(());
+        }
     };
     let report = report.with_context(|| dir.display().to_string())?;
     answer(&report.to_string());
