@@ -6,6 +6,7 @@
 //! Never: retries a failed sync; what was written since the last good one may be lost, and nobody may be told otherwise.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -63,7 +64,10 @@ impl Inner {
     /// Until the store is closed.
     pub(crate) fn run(&self) {
         while let Some(chunks) = self.gather() {
-            self.commit(chunks);
+            // A fault of ours must not look like a disk that takes its time.
+            if catch_unwind(AssertUnwindSafe(|| self.commit(chunks))).is_err() {
+                self.fail(&io::Error::other("a fault in the store"), "the committer has panicked");
+            }
         }
     }
 

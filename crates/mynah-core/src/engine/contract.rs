@@ -232,6 +232,9 @@ fn keyed_state(open: Open<'_>) {
     records.put(Space::Queue, b"b", b"other");
     records.put(Space::Meta, b"a1", b"elsewhere");
     records.delete(Space::Queue, b"a2");
+    // A topic may have 65,535 bytes, and there is more in a key.
+    let long = vec![b'a'; 70_000];
+    records.put(Space::Retained, &long, b"long");
     safe(&engine, &mut records);
     let engine = again(engine, open);
     let mut seen = Vec::new();
@@ -239,6 +242,11 @@ fn keyed_state(open: Open<'_>) {
         engine.state.scan(Space::Queue, b"a", &mut |key, value| seen.push((key.to_vec(), value.to_vec())));
     assert!(scanned.is_ok());
     assert_eq!(seen, [(b"a1".to_vec(), b"new".to_vec())]);
+    let found = engine.state.get(Space::Retained, &long).ok().flatten();
+    assert_eq!(found.as_deref(), Some(b"long".as_slice()));
+    let mut keys = Vec::new();
+    let scanned = engine.state.scan(Space::Retained, b"aa", &mut |key, _| keys.push(key.len()));
+    assert!(scanned.is_ok() && keys == [70_000]);
     let get = |key: &[u8]| engine.state.get(Space::Queue, key).ok().flatten();
     assert_eq!((get(b"b").as_deref(), get(b"a2")), (Some(b"other".as_slice()), None));
 }
