@@ -138,6 +138,17 @@ impl Tally {
         }
     }
 
+    /// Books `count` messages of a publisher that the broker has confirmed, where confirms are what counts.
+    pub(crate) fn confirmed(&mut self, publisher: u32, count: u64) {
+        self.delivered += count;
+        if let Some(fresh) = self.fresh.get_mut(publisher as usize) {
+            if *fresh == 0 {
+                self.touched.push(publisher);
+            }
+            *fresh += count;
+        }
+    }
+
     /// Hands over the deliveries counted since the last call, publisher by publisher.
     pub(crate) fn take(&mut self, mut each: impl FnMut(u32, u64)) {
         for publisher in self.touched.drain(..) {

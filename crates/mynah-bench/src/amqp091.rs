@@ -4,6 +4,8 @@
 //! to `amq.topic`. Confirms and acknowledgements may cover several messages.
 //! Never: transactions, returns, flow.
 
+use std::collections::BTreeSet;
+
 use crate::account::Sink;
 use crate::wire::{
     Fault, Role, Settle, Template, Terms, Wire, put_at, u8_at, u16_at, u32_at, u64_at, with_u32_len,
@@ -24,8 +26,10 @@ pub(crate) struct Amqp091 {
     source: Option<String>,
     index: u32,
     template: Option<Template>,
-    /// Highest delivery tag confirmed when all below are, and confirms of single ones.
+    /// Highest delivery tag confirmed with all below.
     acked: u64,
+    /// Tags above that are confirmed on their own.
+    singles: BTreeSet<u64>,
     /// Delivery tag of the message whose content is arriving.
     tag: u64,
     body_left: u64,
@@ -42,6 +46,7 @@ impl Amqp091 {
             index: 0,
             template: None,
             acked: 0,
+            singles: BTreeSet::new(),
             tag: 0,
             body_left: 0,
             fresh_body: false,
@@ -103,6 +108,7 @@ impl Amqp091 {
             (10, 41) => method_frame(1, 20, 10, out, |out| out.push(0)),
             (20, 11) => self.on_channel(out),
             (85, 11) | (60, 21) => self.ready = true,
+            (50, 11) if self.terms.store => self.ready = true,
             (50, 11) if self.terms.queues => self.consume(out),
             (50, 11) => {
                 let queue = self.queue();
@@ -175,8 +181,15 @@ impl Amqp091 {
     fn on_ack(&mut self, body: &[u8]) -> Option<()> {
         let tag = u64_at(body, 4)?;
         let multiple = u8_at(body, 12)? & 1 == 1;
-        // Singles out of turn are counted, not tracked: a later "multiple" sets the count right.
-        self.acked = if multiple { self.acked.max(tag) } else { self.acked + 1 };
+        if multiple {
+            self.acked = self.acked.max(tag);
+            self.singles = self.singles.split_off(&(tag + 1));
+        } else {
+            self.singles.insert(tag);
+        }
+        while self.singles.remove(&(self.acked + 1)) {
+            self.acked += 1;
+        }
         Some(())
     }
 
@@ -249,7 +262,11 @@ impl Wire for Amqp091 {
     }
 
     fn acked(&self) -> u64 {
-        if self.terms.confirm { self.acked } else { self.template.as_ref().map_or(0, Template::sent) }
+        if self.terms.confirm {
+            self.acked + self.singles.len() as u64
+        } else {
+            self.template.as_ref().map_or(0, Template::sent)
+        }
     }
 
     fn settle(&mut self, out: &mut Vec<u8>) {
@@ -259,6 +276,14 @@ impl Wire for Amqp091 {
     }
 
     fn close(&mut self, out: &mut Vec<u8>) {
+        if self.terms.store && self.source.is_some() {
+            let queue = self.queue();
+            method_frame(1, 50, 40, out, |out| {
+                out.extend_from_slice(&[0, 0]);
+                short(&queue, out);
+                out.push(0);
+            });
+        }
         method_frame(0, 10, 50, out, |out| {
             out.extend_from_slice(&200u16.to_be_bytes());
             short("bye", out);
@@ -400,5 +425,11 @@ mod tests {
             wire.on_method(&frame[7..20], &mut Vec::new()).unwrap();
         }
         assert_eq!(wire.acked(), 4);
+        for (tag, multiple, acked) in [(7, false, 5), (6, false, 6), (5, true, 7), (9, true, 9)] {
+            let mut frame = Vec::new();
+            ack(tag, multiple, &mut frame);
+            wire.on_method(&frame[7..20], &mut Vec::new()).unwrap();
+            assert_eq!(wire.acked(), acked, "{tag}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::amqp091::Amqp091;
 use crate::files;
 use crate::histogram::Histogram;
 use crate::mqtt::Mqtt;
-use crate::options::{Protocol, Spec};
+use crate::options::{Pattern, Protocol, Spec};
 use crate::pattern::Plan;
 use crate::process::{self, Usage};
 use crate::report::{Reading, Report};
@@ -266,6 +266,7 @@ fn pace(spec: &Spec, plan: &Plan, own: u64) -> Pace {
         limit: spec.count.unwrap_or(u64::MAX),
         interval_ns,
         size: spec.size,
+        store: spec.pattern == Pattern::Store,
     }
 }
 

@@ -41,6 +41,8 @@ pub enum Pattern {
     FanOut,
     /// Consumers compete for the messages of queues
     Queue,
+    /// Nobody consumes: what counts are confirmed messages, and the queue is deleted at the end (AMQP 0-9-1)
+    Store,
 }
 
 /// Options of `mynah bench run`.
@@ -198,6 +200,8 @@ impl Spec {
             Duration::try_from_secs_f64(value).with_context(|| format!("--{name} is no number of seconds"))
         };
         let fan_out = args.pattern == Pattern::FanOut;
+        let store = args.pattern == Pattern::Store;
+        ensure!(!store || args.protocol == Protocol::Amqp091, "--pattern store is there for amqp091 only");
         Ok(Self {
             run: fresh_run(),
             protocol: args.protocol,
@@ -209,7 +213,7 @@ impl Spec {
             size: args.size,
             qos: args.qos,
             settle: args.settle,
-            confirm: args.confirm,
+            confirm: args.confirm || store,
             durable: args.durable,
             prefetch: args.prefetch,
             window: args.window.unwrap_or(if fan_out { 100_000 } else { 4_000 }).max(1),
@@ -240,7 +244,8 @@ impl Spec {
             confirm: self.confirm,
             durable: self.durable,
             prefetch: self.prefetch.unwrap_or(window).max(1),
-            queues: self.pattern == Pattern::Queue,
+            queues: matches!(self.pattern, Pattern::Queue | Pattern::Store),
+            store: self.pattern == Pattern::Store,
         }
     }
 }
@@ -276,6 +281,7 @@ fn counts(pattern: Pattern, publishers: Option<u32>, subscribers: Option<u32>) -
         Pattern::FanIn => (publishers.unwrap_or(50), 1),
         Pattern::FanOut => (publishers.unwrap_or(1), subscribers.unwrap_or(50)),
         Pattern::Queue => (publishers.unwrap_or(1), subscribers.unwrap_or(1)),
+        Pattern::Store => (publishers.unwrap_or(1), 1),
     }
 }
 
@@ -309,5 +315,6 @@ mod tests {
         assert_eq!(counts(Pattern::FanIn, Some(1000), Some(9)), (1000, 1));
         assert_eq!(counts(Pattern::FanOut, None, Some(1000)), (1, 1000));
         assert_eq!(counts(Pattern::Queue, None, None), (1, 1));
+        assert_eq!(counts(Pattern::Store, Some(16), Some(4)), (16, 1));
     }
 }

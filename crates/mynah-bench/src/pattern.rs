@@ -50,6 +50,11 @@ impl Plan {
                 subscribers: (0..subscribers).map(|_| whole(0, 0, publishers)).collect(),
                 copies: u64::from(subscribers),
             },
+            Pattern::Store => Self {
+                publishers: (0..publishers).map(|_| vec![target(0)]).collect(),
+                subscribers: vec![Reader { source: source(0), hears: None }],
+                copies: 1,
+            },
             Pattern::Queue => {
                 let queues = spec.queues.clamp(1, publishers.min(subscribers).max(1));
                 let alone = queues == subscribers;
@@ -69,7 +74,7 @@ impl Plan {
 
 /// The name of destination `index` as its protocol writes it.
 fn destination(spec: &Spec, index: u32, reading: bool) -> String {
-    let queue = spec.pattern == Pattern::Queue;
+    let queue = matches!(spec.pattern, Pattern::Queue | Pattern::Store);
     let (slashes, dots) =
         (format!("bench/{:08x}/{index:05}", spec.run), format!("bench.{:08x}.{index:05}", spec.run));
     if let Some(prefix) = &spec.prefix {

@@ -76,6 +76,8 @@ pub(crate) struct Terms {
     pub prefetch: u32,
     /// Competing consumers on named queues, not one subscription for each consumer.
     pub queues: bool,
+    /// The reader only declares its queue and deletes it in the end; confirms count as deliveries.
+    pub store: bool,
 }
 
 /// Frames of equal length, encoded once, one for each destination, repeated up to a batch.
@@ -228,6 +230,7 @@ pub(crate) mod tests {
             durable: false,
             prefetch: 100,
             queues: true,
+            store: false,
         }
     }
 

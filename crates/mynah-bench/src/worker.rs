@@ -5,6 +5,7 @@
 //! edge-triggered and armed once: a short read says empty, a short write waits for the next edge.
 //! Never: more than one write for a connection in a turn, a wait while something is left to read.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -46,6 +47,8 @@ pub(crate) struct Pace {
     pub interval_ns: Option<f64>,
     /// Bytes of a payload, to bound a batch.
     pub size: usize,
+    /// Confirms count as deliveries.
+    pub store: bool,
 }
 
 struct Publisher {
@@ -57,6 +60,9 @@ struct Publisher {
     seen_ns: u64,
     /// Waits in the pump list.
     listed: bool,
+    /// Where confirms are what counts: when each unconfirmed message was sent, and how many are confirmed.
+    open: VecDeque<u64>,
+    confirmed: u64,
 }
 
 struct Connection {
@@ -74,6 +80,22 @@ struct Connection {
     /// The peer has closed its side: read until the end.
     ending: bool,
     ready: bool,
+}
+
+impl Publisher {
+    /// The broker has confirmed `acked` messages in all.
+    fn confirm(&mut self, acked: u64, now_ns: u64, measuring: bool, tally: &mut Tally) {
+        let fresh = acked.saturating_sub(self.confirmed);
+        self.confirmed += fresh;
+        if fresh > 0 {
+            tally.confirmed(u32::try_from(self.id).unwrap_or(u32::MAX), fresh);
+        }
+        for sent_ns in self.open.drain(..usize::try_from(fresh).unwrap_or(0).min(self.open.len())) {
+            if measuring {
+                tally.latency.record(now_ns.saturating_sub(sent_ns), 1);
+            }
+        }
+    }
 }
 
 /// One thread's state.
@@ -177,7 +199,16 @@ impl<'a> Worker<'a> {
                         *place = Some(at);
                     }
                     self.own_publishers.push(at);
-                    Some(Publisher { id, sent: 0, forgiven: 0, seen: 0, seen_ns: 0, listed: false })
+                    Some(Publisher {
+                        id,
+                        sent: 0,
+                        forgiven: 0,
+                        seen: 0,
+                        seen_ns: 0,
+                        listed: false,
+                        open: VecDeque::new(),
+                        confirmed: 0,
+                    })
                 }
             };
             let mut out = Vec::new();
@@ -303,6 +334,9 @@ impl<'a> Worker<'a> {
         };
         sink.flush();
         connection.partial.extend_from_slice(input.get(taken..).unwrap_or_default());
+        if let Some(publisher) = connection.publisher.as_mut().filter(|_| self.pace.store) {
+            publisher.confirm(connection.wire.acked(), now_ns, measuring, &mut self.tally);
+        }
         connection.ready = connection.wire.ready();
         if !connection.out.is_empty() && !connection.dirty {
             connection.dirty = true;
@@ -415,6 +449,9 @@ impl<'a> Worker<'a> {
             publisher.seen_ns = now;
         }
         connection.wire.publish(batch, now, &mut connection.out);
+        if pace.store {
+            publisher.open.resize(publisher.open.len() + batch, now);
+        }
         publisher.sent += count;
         self.sent += count;
         if room > count && !publisher.listed {
