@@ -58,8 +58,12 @@ pub const TIMERS_AT_ONCE: usize = 256;
 /// million messages leaves room for others, large enough that a short burst never touches a page.
 pub const QUEUE_MEMORY_MAX: u64 = 32 << 20;
 
-/// Bytes of one queue's messages in memory beyond which its publishers wait for the pages to be written.
-pub const QUEUE_MEMORY_GATE: u64 = 2 * QUEUE_MEMORY_MAX;
+/// The same for bodies of [`LARGE_BODY`] on average, if it is no more than an eighth of the budget: few of them fill the memory,
+/// and each is written to the disk twice once it goes to a page. At twice the bound publishers wait for the pages.
+pub const QUEUE_MEMORY_LARGE: u64 = 1 << 30;
+
+/// Bytes of a body for which the second write costs more than the memory.
+pub const LARGE_BODY: u64 = 4096;
 
 /// Bytes under which a queue is left alone even if all queues together are over the budget.
 pub const QUEUE_MEMORY_SMALL: u64 = 256 << 10;

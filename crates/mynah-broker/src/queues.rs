@@ -102,6 +102,8 @@ pub struct Guarded {
     pub paging: bool,
     /// Bytes in memory from which on it is to be told.
     pub page_at: u64,
+    /// Bytes in memory that it may have, when last looked at.
+    pub bound: u64,
     /// What of the machine's memory is in the sum of all queues.
     pub counted: u64,
 }
@@ -199,6 +201,7 @@ impl QueueHandle {
             members: 0,
             paging: false,
             page_at: QUEUE_MEMORY_MAX,
+            bound: QUEUE_MEMORY_MAX,
             counted: 0,
         };
         Arc::new(Self {

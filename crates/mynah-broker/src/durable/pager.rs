@@ -17,7 +17,7 @@ use tracing::error;
 
 use crate::broker::{Broker, Shared};
 use crate::config::BrokerConfig;
-use crate::limits::{MEMORY_UNCOUNTED, QUEUE_MEMORY_GATE, QUEUE_MEMORY_MAX, QUEUE_MEMORY_SMALL};
+use crate::limits::{LARGE_BODY, MEMORY_UNCOUNTED, QUEUE_MEMORY_LARGE, QUEUE_MEMORY_MAX, QUEUE_MEMORY_SMALL};
 use crate::queues::{Guarded, QueueHandle};
 
 /// Pages of one queue that are written before others have their turn.
@@ -146,7 +146,7 @@ impl Pager {
             self.work.lock().queues.push_back(Arc::clone(queue));
             self.work_came.notify_one();
         }
-        if guarded.paging && memory > QUEUE_MEMORY_GATE {
+        if guarded.paging && memory > 2 * guarded.bound {
             queue.gate.close();
         }
         if guarded.machine.has_pages()
@@ -155,6 +155,15 @@ impl Pager {
             self.reads.lock().wanted.push_back((Arc::clone(queue), extent));
             self.read_came.notify_one();
         }
+    }
+
+    /// Bytes that a queue may have in memory before its middle goes to pages.
+    fn bound_of(&self, guarded: &Guarded) -> u64 {
+        let (bytes, messages) = (guarded.machine.ready_bytes(), guarded.machine.ready());
+        if bytes / messages.max(1) < LARGE_BODY {
+            return QUEUE_MEMORY_MAX;
+        }
+        (self.budget / 8).clamp(QUEUE_MEMORY_MAX, QUEUE_MEMORY_LARGE)
     }
 
     fn next_task(&self) -> Option<Task> {
@@ -217,8 +226,10 @@ impl Broker {
         for _ in 0..PAGES_AT_ONCE {
             let mut guarded = queue.lock();
             let memory = guarded.machine.memory();
-            let low = memory <= QUEUE_MEMORY_MAX / 4 * 3;
-            if memory < QUEUE_MEMORY_GATE / 4 * 3 {
+            let bound = self.shared.pager.bound_of(&guarded);
+            guarded.bound = bound;
+            let low = memory <= bound / 4 * 3;
+            if memory < bound / 2 * 3 {
                 queue.gate.open();
             }
             let cut =
@@ -226,8 +237,7 @@ impl Broker {
             let Some(outgoing) = cut else {
                 guarded.paging = false;
                 // What cannot be cut is out with consumers, or of too few messages: look again when it has grown.
-                guarded.page_at =
-                    if low { QUEUE_MEMORY_MAX } else { memory.max(QUEUE_MEMORY_MAX) + (4 << 20) };
+                guarded.page_at = if low { bound } else { memory.max(bound) + (4 << 20) };
                 queue.unlock(guarded);
                 queue.gate.open();
                 return;
