@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::files;
-use crate::options::{Protocol, Spec};
+use crate::options::{Pattern, Protocol, Spec};
 use crate::process;
 use crate::rows::Kind;
 
@@ -152,15 +152,22 @@ impl Broker {
 
     /// Completes a row's run for this broker: address, login, names, process.
     pub(crate) fn aim(&self, spec: &Spec) -> Spec {
-        let (port, login) = match spec.protocol {
+        // The same row in the language of the peer.
+        let protocol = match self.kind {
+            Kind::Nats if spec.pattern == Pattern::Store => Protocol::Jetstream,
+            _ => spec.protocol,
+        };
+        let (port, login) = match protocol {
             Protocol::Mqtt | Protocol::Mqtt5 => (self.ports.mqtt, None),
             Protocol::Stomp => (self.ports.stomp, Some("guest")),
             Protocol::Amqp091 | Protocol::Amqp10 => (self.ports.amqp, Some("guest")),
+            Protocol::Jetstream => (self.ports.other[0], None),
         };
         // The 1.0 plugin of RabbitMQ 3 declares a queue only for this form of address.
         let prefixed = self.kind == Kind::Rabbitmq && spec.protocol == Protocol::Amqp10;
         Spec {
             run: crate::options::fresh_run(),
+            protocol,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             user: login.map(str::to_owned),
             password: login.unwrap_or_default().to_owned(),
@@ -287,8 +294,9 @@ fn recipe(kind: Kind, program: &Path, folder: &Path, ports: Ports) -> anyhow::Re
         }
         Kind::Nats => {
             let store = folder.join("jetstream").display().to_string();
+            let sync = if syncs(&version(kind, program)) { ", sync_interval: always" } else { "" };
             let text = format!(
-                "server_name: bench\nlisten: \"127.0.0.1:{first}\"\njetstream {{ store_dir: \"{store}\" }}\n\
+                "server_name: bench\nlisten: \"127.0.0.1:{first}\"\njetstream {{ store_dir: \"{store}\"{sync} }}\n\
                  mqtt {{ listen: \"127.0.0.1:{mqtt}\"\n  max_ack_pending: 65535 }}\nmax_connections: 100000\n"
             );
             plain(vec!["-c".to_owned(), file("nats.conf", &text)?], vec![mqtt])
@@ -316,6 +324,12 @@ fn recipe(kind: Kind, program: &Path, folder: &Path, ports: Ports) -> anyhow::Re
             Recipe { variables, ..plain(Vec::new(), vec![amqp, stomp, mqtt]) }
         }
     })
+}
+
+/// Whether a nats-server can sync before it answers; before 2.10 none could, and its answers promise less.
+pub(crate) fn syncs(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0u32));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (2, 10)
 }
 
 /// Mynah runs with its default limits: what it drops there, it would drop for users.
@@ -351,6 +365,12 @@ mod tests {
             assert!(!text.contains("0.0.0.0"), "{:?}", entry.path());
         }
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_nats_server_that_cannot_sync_is_told_apart() {
+        assert!(syncs("2.10.0") && syncs("2.14.5") && syncs("3.0"));
+        assert!(!syncs("2.9.10") && !syncs(""));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::amqp10::Amqp10;
 use crate::amqp091::Amqp091;
 use crate::files;
 use crate::histogram::Histogram;
+use crate::jetstream::Jetstream;
 use crate::mqtt::Mqtt;
 use crate::options::{Pattern, Protocol, Spec};
 use crate::pattern::Plan;
@@ -305,6 +306,7 @@ fn wire(protocol: Protocol, terms: &Terms, role: &Role, name: String) -> Box<dyn
         Protocol::Stomp => Box::new(Stomp::new(terms, role)),
         Protocol::Amqp091 => Box::new(Amqp091::new(terms, role)),
         Protocol::Amqp10 => Box::new(Amqp10::new(terms, role, name)),
+        Protocol::Jetstream => Box::new(Jetstream::new(terms, role)),
     }
 }
 
@@ -412,9 +414,16 @@ mod tests {
     /// Bytes of every kind, at random and as damaged beginnings, are taken or refused, never more than there are.
     #[test]
     fn no_input_panics_or_is_taken_twice() {
-        let protocols =
-            [Protocol::Mqtt, Protocol::Mqtt5, Protocol::Stomp, Protocol::Amqp091, Protocol::Amqp10];
-        let starts: [&[u8]; 6] = [
+        let protocols = [
+            Protocol::Mqtt,
+            Protocol::Mqtt5,
+            Protocol::Stomp,
+            Protocol::Amqp091,
+            Protocol::Amqp10,
+            Protocol::Jetstream,
+        ];
+        let starts: [&[u8]; 7] = [
+            b"MSG _INBOX.1 1 3\r\nabc\r\nPING\r\n",
             &[0x20, 2, 0, 0, 0x30, 9, 0, 1, b'a'],
             b"MESSAGE\nack:1\ncontent-length:3\n\nabc\0",
             &[1, 0, 1, 0, 0, 0, 13, 0, 60, 0, 60, 1, b'c', 0, 0, 0, 0, 0, 0, 0, 1, 0xCE],

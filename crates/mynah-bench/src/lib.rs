@@ -13,6 +13,7 @@ mod engine;
 mod files;
 mod histogram;
 mod idle;
+mod jetstream;
 mod markdown;
 mod mqtt;
 mod options;

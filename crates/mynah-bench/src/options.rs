@@ -25,6 +25,8 @@ pub enum Protocol {
     Amqp091,
     /// AMQP 1.0
     Amqp10,
+    /// NATS JetStream, for the pattern "store"
+    Jetstream,
 }
 
 /// A shape of traffic.
@@ -41,7 +43,7 @@ pub enum Pattern {
     FanOut,
     /// Consumers compete for the messages of queues
     Queue,
-    /// Nobody consumes: what counts are confirmed messages, and the queue is deleted at the end (AMQP 0-9-1)
+    /// Nobody consumes: what counts are confirmed messages, and the queue is deleted at the end (AMQP 0-9-1, JetStream)
     Store,
 }
 
@@ -201,7 +203,9 @@ impl Spec {
         };
         let fan_out = args.pattern == Pattern::FanOut;
         let store = args.pattern == Pattern::Store;
-        ensure!(!store || args.protocol == Protocol::Amqp091, "--pattern store is there for amqp091 only");
+        let stores = matches!(args.protocol, Protocol::Amqp091 | Protocol::Jetstream);
+        ensure!(!store || stores, "--pattern store is there for amqp091 and jetstream only");
+        ensure!(store || args.protocol != Protocol::Jetstream, "jetstream is there for --pattern store only");
         Ok(Self {
             run: fresh_run(),
             protocol: args.protocol,

@@ -86,7 +86,7 @@ fn destination(spec: &Spec, index: u32, reading: bool) -> String {
         (Protocol::Mqtt | Protocol::Mqtt5, _) => slashes,
         (Protocol::Stomp, true) => format!("/queue/{dots}"),
         (Protocol::Stomp, false) => format!("/topic/{dots}"),
-        (Protocol::Amqp091, _) | (Protocol::Amqp10, true) => dots,
+        (Protocol::Amqp091 | Protocol::Jetstream, _) | (Protocol::Amqp10, true) => dots,
         (Protocol::Amqp10, false) => format!("/topics/{slashes}"),
     }
 }

@@ -62,6 +62,7 @@ impl Row {
     pub(crate) fn fits(&self, kind: Kind) -> bool {
         match kind {
             Kind::Mynah | Kind::Rabbitmq => true,
+            Kind::Nats if self.spec.pattern == Pattern::Store => true,
             Kind::Rumqttd | Kind::Nats | Kind::Mosquitto => self.spec.protocol == Protocol::Mqtt,
         }
     }
