@@ -155,7 +155,7 @@ impl Broker {
         // The same row in the language of the peer.
         let protocol = match self.kind {
             Kind::Nats if spec.pattern == Pattern::Store => Protocol::Jetstream,
-            _ => spec.protocol,
+            Kind::Mynah | Kind::Rumqttd | Kind::Nats | Kind::Mosquitto | Kind::Rabbitmq => spec.protocol,
         };
         let (port, login) = match protocol {
             Protocol::Mqtt | Protocol::Mqtt5 => (self.ports.mqtt, None),
