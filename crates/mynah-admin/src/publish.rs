@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mynah_broker::access::Action;
+use mynah_broker::rules::{Action, Who};
 use mynah_core::{Address, ContentRef, Guarantee, Header, Message, Properties, PublishRef, Retain, Value};
 use serde::Deserialize;
 use serde_json::{Map, json};
@@ -99,7 +99,11 @@ pub(crate) async fn publish(
     let host = host(&state, request.virtual_host.as_deref())?;
     let address = request.address()?;
     let body = request.body()?;
-    state.broker.shared.access.authorise(&operator.0, Action::Publish, address.as_ref())?;
+    state.broker.shared.access.authorise(
+        Who { user: &operator.0, client: "" },
+        Action::Publish,
+        address.as_ref(),
+    )?;
     let properties = request.properties();
     let header = Header {
         guarantee: if request.durable { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce },

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::config::{Anonymous, AuthConfig, Password, User};
 use crate::limits::VERIFIED_PASSWORDS_MAX;
+use crate::rules::{Action, Rules, Who};
 use crate::virtual_host::TOPIC_EXCHANGE;
 
 /// The name of those who did not give one.
@@ -21,6 +22,7 @@ pub const ANONYMOUS: &str = "anonymous";
 pub struct Access {
     anonymous: Anonymous,
     users: HashMap<String, User>,
+    pub rules: Rules,
     // Two keyed hashes of user and password that were verified before: argon2 is slow on purpose, once is enough.
     verified: Mutex<HashMap<u64, u64>>,
     keys: (RandomState, RandomState),
@@ -37,19 +39,13 @@ pub enum Login {
     },
 }
 
-/// What somebody wants to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    Publish,
-    Consume,
-}
-
 impl Access {
     #[must_use]
     pub fn new(config: &AuthConfig) -> Self {
         Self {
             anonymous: config.anonymous,
             users: config.users.iter().map(|user| (user.name.clone(), user.clone())).collect(),
+            rules: Rules::new(config.rules.clone()),
             verified: Mutex::default(),
             keys: (RandomState::new(), RandomState::new()),
         }
@@ -117,13 +113,13 @@ impl Access {
     ///
     /// # Errors
     /// `Forbidden`, with what to change.
-    pub fn authorise(&self, _user: &str, action: Action, address: AddressRef<'_>) -> Result<(), Refusal> {
+    pub fn authorise(&self, who: Who<'_>, action: Action, address: AddressRef<'_>) -> Result<(), Refusal> {
         let reserved = match (action, address) {
             // What the broker says about itself, only it says.
             (Action::Publish, AddressRef::Topic(topic)) => topic.starts_with("$SYS/"),
             (Action::Publish, AddressRef::Exchange { name: TOPIC_EXCHANGE, key }) => key.starts_with("$SYS."),
             // A client's own address is nobody else's to listen to.
-            (Action::Consume, AddressRef::Topic(topic)) => topic.starts_with("$P2P/"),
+            (Action::Subscribe, AddressRef::Topic(topic)) => topic.starts_with("$P2P/"),
             _ => false,
         };
         if reserved {
@@ -132,7 +128,17 @@ impl Access {
                 format!("{address} is reserved for the broker"),
             ));
         }
-        Ok(())
+        if self.rules.allow(who, action, address) {
+            return Ok(());
+        }
+        let verb = match action {
+            Action::Publish => "publish to",
+            Action::Connect | Action::Subscribe | Action::Deliver => "subscribe to",
+        };
+        Err(Refusal::new(
+            RefusalKind::Forbidden,
+            format!("user '{}' may not {verb} {address} (auth.rules)", who.user),
+        ))
     }
 }
 
@@ -155,6 +161,7 @@ mod tests {
         let hash = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$";
         Access::new(&AuthConfig {
             anonymous: Anonymous::Loopback,
+            rules: Vec::new(),
             users: vec![
                 user("guest", Password::Clear("guest".into()), true),
                 user("hashed", Password::Hash(hash.into()), false),

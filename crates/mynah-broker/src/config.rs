@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use mynah_core::limits::{DELIVERY_LIMIT, QUEUE_BYTES_MAX, QUEUE_MESSAGES_MAX};
 
+use crate::rules::Rule;
+
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
     pub auth: AuthConfig,
@@ -24,6 +26,8 @@ pub struct BrokerConfig {
 pub struct AuthConfig {
     pub anonymous: Anonymous,
     pub users: Vec<User>,
+    /// Empty: everybody who is let in may do everything.
+    pub rules: Vec<Rule>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub struct QueueConfig {
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
-            auth: AuthConfig { anonymous: Anonymous::Loopback, users: Vec::new() },
+            auth: AuthConfig { anonymous: Anonymous::Loopback, users: Vec::new(), rules: Vec::new() },
             virtual_hosts: vec!["/".to_owned()],
             inbox_bytes_max: 8 << 20,
             message_bytes_max: 16 << 20,

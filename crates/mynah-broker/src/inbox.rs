@@ -22,12 +22,15 @@ use crate::limits::{
     INBOX_BYTES_HIGH, INBOX_BYTES_LOW, INBOX_DELIVERIES_HIGH, INBOX_OVERSHOOT, INBOX_PATIENCE,
 };
 use crate::pool;
+use crate::rules::Identity;
 
 /// The inbox of one connection.
 #[derive(Debug)]
 pub struct Inbox {
     connection: u64,
     bytes_max: usize,
+    /// Whose it is; set if there are rules about that.
+    reader: OnceLock<Arc<Identity>>,
     state: Mutex<State>,
     // Outside the lock: a task's waker does not change, and waking must not happen under the lock.
     waker: OnceLock<Waker>,
@@ -96,6 +99,7 @@ impl Inbox {
         Arc::new(Self {
             connection,
             bytes_max,
+            reader: OnceLock::new(),
             state: Mutex::default(),
             waker: OnceLock::new(),
             unwanted: AtomicBool::new(false),
@@ -105,6 +109,15 @@ impl Inbox {
     #[must_use]
     pub fn connection(&self) -> u64 {
         self.connection
+    }
+
+    pub fn set_reader(&self, reader: Arc<Identity>) {
+        self.reader.get_or_init(|| reader);
+    }
+
+    #[must_use]
+    pub fn reader(&self) -> Option<Arc<Identity>> {
+        self.reader.get().cloned()
     }
 
     /// The receiver's task says how to wake it; once.

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::broker::Shared;
 use crate::inbox::Inbox;
 use crate::limits::QUEUE_MEMORY_MAX;
+use crate::rules::Identity;
 use crate::timers::{Due, TimerKey};
 
 /// The machine with the inboxes of its consumers.
@@ -78,6 +79,8 @@ pub struct QueueHandle {
     /// Topic filters that lead here, so that deleting it need not search for them.
     filters: Mutex<Vec<Filter>>,
     pub(crate) gate: Gate,
+    /// Whose subscription it holds; set if there are rules about that.
+    reader: Mutex<Option<Arc<Identity>>>,
     in_exchanges: AtomicBool,
     /// What this connection publishes does not come here through exchanges; 0 = nobody's is left out.
     left_out: AtomicU64,
@@ -215,6 +218,7 @@ impl QueueHandle {
             deleted: AtomicBool::new(false),
             filters: Mutex::default(),
             gate: Gate::default(),
+            reader: Mutex::default(),
             in_exchanges: AtomicBool::new(false),
             left_out: AtomicU64::new(0),
             published: AtomicU64::new(0),
@@ -278,6 +282,21 @@ impl QueueHandle {
         let of_subscription =
             matches!(self.kind, QueueKind::Session | QueueKind::Temporary | QueueKind::Shared);
         of_subscription && self.spec().dead_letter_exchange.is_none()
+    }
+
+    /// Whose subscription it holds, from now on. True if it was somebody else's: routes that lead here are void then.
+    #[must_use]
+    pub(crate) fn set_reader(&self, reader: &Arc<Identity>) -> bool {
+        let mut known = self.reader.lock();
+        if known.as_ref() == Some(reader) {
+            return false;
+        }
+        known.replace(Arc::clone(reader)).is_some()
+    }
+
+    #[must_use]
+    pub(crate) fn reader(&self) -> Option<Arc<Identity>> {
+        self.reader.lock().clone()
     }
 
     #[must_use]

@@ -19,6 +19,7 @@ use crate::retained::Retained;
 use crate::routing::{
     BindingTarget, Found, ObjectTarget, QueueTarget, Route, RoutingTable, Subscription, Tables, Targets,
 };
+use crate::rules::Action;
 use crate::sessions::Client;
 
 #[derive(Debug)]
@@ -210,12 +211,28 @@ impl VirtualHost {
             if let Subscription::Exchange(name) = subscription {
                 exchanges.push(Arc::clone(name));
             }
-            targets.add(route, subscription);
+            if self.reaches(subscription, topic) {
+                targets.add(route, subscription);
+            }
         });
         let key = words::dotted_from_core(topic);
         for name in exchanges {
             self.follow(&tables, route, targets, &name, &key, publish);
         }
+    }
+
+    /// Whether the rules let the holder of a subscription have this topic. Asked when a route is built, not for each message.
+    fn reaches(&self, subscription: &Subscription, topic: &str) -> bool {
+        let rules = &self.shared.access.rules;
+        if rules.is_empty() {
+            return true;
+        }
+        let reader = match subscription {
+            Subscription::Direct { inbox, .. } => inbox.reader(),
+            Subscription::Queue { queue, .. } => queue.reader(),
+            Subscription::Exchange(_) => None,
+        };
+        reader.is_none_or(|reader| rules.allow(reader.who(), Action::Deliver, AddressRef::Topic(topic)))
     }
 
     fn add_exchange(
@@ -266,11 +283,14 @@ impl VirtualHost {
                 continue;
             }
             if &*name == TOPIC_EXCHANGE {
-                tables.topics.matches(&words::core_from_dotted(key), &mut |found| {
+                let topic = words::core_from_dotted(key);
+                tables.topics.matches(&topic, &mut |found| {
                     if let Subscription::Exchange(next) = found {
                         pending.push((Arc::clone(next), hops + 1));
                     }
-                    targets.add(route, found);
+                    if self.reaches(found, &topic) {
+                        targets.add(route, found);
+                    }
                 });
                 continue;
             }

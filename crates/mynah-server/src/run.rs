@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::cli::banner::Opened;
-use crate::config::{Anonymous, Config, ListenerProtocol, User};
+use crate::config::{Anonymous, Config, ListenerProtocol, Rule, RuleAction, User};
 use crate::{memory, open_files, protocols};
 
 /// How long connections may take to say good-bye. Below the ten seconds after which container engines kill.
@@ -157,6 +157,7 @@ fn broker_config(config: &Config) -> BrokerConfig {
                 Anonymous::Always => mynah_broker::Anonymous::Always,
             },
             users: config.auth.users.iter().filter_map(user).collect(),
+            rules: config.auth.rules.iter().map(rule).collect(),
         },
         virtual_hosts: config.virtual_hosts.clone(),
         inbox_bytes_max: limits.inbox_bytes_max.as_usize(),
@@ -174,6 +175,24 @@ fn broker_config(config: &Config) -> BrokerConfig {
             socket_window: queues.consumer_window,
             no_queue_dead_letters: queues.no_queue_dead_letters.clone(),
         },
+    }
+}
+
+fn rule(rule: &Rule) -> mynah_broker::Rule {
+    use mynah_broker::Action;
+    let actions = rule.allow.iter().chain(&rule.deny).flat_map(|action| match action {
+        RuleAction::Connect => [Action::Connect].as_slice(),
+        RuleAction::Publish => &[Action::Publish],
+        RuleAction::Subscribe => &[Action::Subscribe],
+        RuleAction::Deliver => &[Action::Deliver],
+        RuleAction::Read => &[Action::Subscribe, Action::Deliver],
+        RuleAction::All => &[Action::Publish, Action::Subscribe, Action::Deliver],
+    });
+    mynah_broker::Rule {
+        allow: !rule.allow.is_empty(),
+        actions: actions.copied().collect(),
+        users: rule.users.clone(),
+        to: rule.to.clone(),
     }
 }
 

@@ -30,6 +30,9 @@ pub(crate) struct StoredSession {
     pub(crate) ends_at_ms: Option<i64>,
     #[serde(default)]
     pub(crate) will: Option<StoredWill>,
+    /// Whose it is, if there were rules about that.
+    #[serde(default)]
+    pub(crate) user: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,6 +120,7 @@ impl VirtualHost {
                 Expiry::Never => None,
             },
             ends_at_ms: state.ends_at.map(|at| clock.epoch_ms(at)),
+            user: session.queue.reader().map(|reader| reader.user.to_string()),
             will: waiting.or_else(|| connected.map(|will| stored_will(will, None))),
         };
         self.shared.write_safely(|records| {

@@ -23,6 +23,7 @@ use super::definitions::{StoredBinding, StoredExchange, StoredQueue, TO_QUEUE, T
 use crate::broker::Broker;
 use crate::queues::{Guarded, Home, QueueHandle, QueueKind};
 use crate::routing::BindingTarget;
+use crate::rules::Identity;
 use crate::sessions::{Session, SessionSubscription};
 use crate::virtual_host::VirtualHost;
 
@@ -306,6 +307,11 @@ impl VirtualHost {
             kept: std::collections::HashSet::new(),
             expiry: stored.expiry(),
         };
+        if let Some(user) = stored.user.as_deref().filter(|_| !self.shared.access.rules.is_empty()) {
+            let reader = Identity { user: user.into(), client: Arc::clone(&client.id) };
+            // Nobody has routes yet.
+            let _first = session.queue.set_reader(&Arc::new(reader));
+        }
         for (consumer, subscription) in subscriptions {
             self.restore_subscription(&mut session, consumer, &subscription);
         }

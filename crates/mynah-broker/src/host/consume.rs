@@ -13,9 +13,9 @@ use mynah_core::{
 };
 
 use super::Turn;
-use crate::access::Action;
 use crate::bindings::Bound;
 use crate::queues::{Guarded, QueueHandle, QueueKind};
+use crate::rules::Action;
 use crate::sessions::SessionSubscription;
 use crate::virtual_host::TOPIC_EXCHANGE;
 
@@ -127,6 +127,7 @@ impl Turn<'_> {
             From::Topic { filter, holder } => self.attach_topic(id, source, filter, *holder),
             From::Shared { group, filter } => {
                 self.may_consume(filter)?;
+                self.may_share(filter)?;
                 let name = format!("$share/{group}/{filter}");
                 let spec = source.queue_spec.cloned().unwrap_or_default();
                 let host = Arc::clone(&self.host.host);
@@ -138,7 +139,7 @@ impl Turn<'_> {
             }
             From::Queue { name, create } => {
                 let access = &self.host.broker.shared.access;
-                access.authorise(self.user(), Action::Consume, AddressRef::Queue(name))?;
+                access.authorise(self.who(), Action::Subscribe, AddressRef::Queue(name))?;
                 let queue = self.host.host.queue_by_use(name, *create, source.queue_spec, self.now)?;
                 self.check_owner(&queue)?;
                 self.attach_queue(id, source, queue, false)
@@ -148,13 +149,33 @@ impl Turn<'_> {
                     .map_err(|error| Refusal::new(RefusalKind::Conflict, error.to_string()))?;
                 self.attach_topic(id, source, &filter, *holder)
             }
-            From::Exchange { name, key, holder } => self.attach_exchange(id, source, name, key, *holder),
+            From::Exchange { name, key, holder } => {
+                let access = &self.host.broker.shared.access;
+                access.authorise(self.who(), Action::Subscribe, AddressRef::Exchange { name, key })?;
+                self.attach_exchange(id, source, name, key, *holder)
+            }
         }
     }
 
     fn may_consume(&self, filter: &Filter) -> Result<(), Refusal> {
         let text = filter.to_string();
-        self.host.broker.shared.access.authorise(self.user(), Action::Consume, AddressRef::Topic(&text))
+        self.host.broker.shared.access.authorise(self.who(), Action::Subscribe, AddressRef::Topic(&text))
+    }
+
+    /// The members of a group take each other's messages, so nobody looks at them one by one.
+    fn may_share(&self, filter: &Filter) -> Result<(), Refusal> {
+        let rules = &self.host.broker.shared.access.rules;
+        if rules.is_empty() || !rules.deny_part_of(self.who(), &filter.to_string()) {
+            return Ok(());
+        }
+        let text = format!("some of {filter} is not for user '{}' (auth.rules): share less", self.user());
+        Err(Refusal::new(RefusalKind::Forbidden, text))
+    }
+
+    /// Whether the rules let this client have a message of this topic.
+    fn may_have(&self, topic: AddressRef<'_>) -> bool {
+        let rules = &self.host.broker.shared.access.rules;
+        rules.is_empty() || rules.allow(self.who(), Action::Deliver, topic)
     }
 
     fn attach_topic(
@@ -189,6 +210,9 @@ impl Turn<'_> {
         };
         if bound == Bound::Gone {
             return Ok(None);
+        }
+        if self.host.inbox.reader().is_some_and(|reader| queue.set_reader(&reader)) {
+            host.routes.invalidate();
         }
         let durable = holder != Holder::Connection;
         let attached = self.attach_queue(id, source, Arc::clone(&queue), durable)?;
@@ -373,7 +397,7 @@ impl Turn<'_> {
         }
         let mut run = Run::default();
         let mut deliveries = Vec::new();
-        for message in &found {
+        for message in found.iter().filter(|message| self.may_have(message.address.as_ref())) {
             match wire {
                 Some(wire) => (wire.encode)(wire, &replayed(message, self.now), &mut run),
                 None => deliveries.push(replayed_delivery(id, message, self.now)),
@@ -402,7 +426,7 @@ impl Turn<'_> {
         let found = self.host.host.retained.matching(filter, self.now);
         let mut run = Run::default();
         let mut kept = Vec::new();
-        for message in &found {
+        for message in found.iter().filter(|message| self.may_have(message.address.as_ref())) {
             match wire.filter(|wire| wire.effective(message.header.guarantee) == Guarantee::AtMostOnce) {
                 Some(wire) => (wire.encode)(wire, &replayed(message, self.now), &mut run),
                 None => kept.push(Arc::new(Message::from_publish(&replayed(message, self.now), self.now))),

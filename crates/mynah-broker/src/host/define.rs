@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use mynah_core::Filter;
 use mynah_core::exchange::{Arguments, Exchange, ExchangeKind, ExchangeSpec};
 use mynah_core::protocol::{Change, Defined, Destination, Refusal, RefusalKind, Reply};
 use mynah_core::queue::QueueSpec;
+use mynah_core::{AddressRef, Filter};
 
 use super::Turn;
 use crate::bindings::{Bindable, Bound};
 use crate::queues::{Guarded, QueueHandle, QueueKind};
+use crate::rules::Action;
 use crate::virtual_host::{CLIENT_EXCHANGE, TOPIC_EXCHANGE, builtin, is_reserved};
 
 impl Turn<'_> {
@@ -27,12 +28,14 @@ impl Turn<'_> {
             Change::DeclareExchange { name, spec, passive } => self.declare_exchange(name, spec, *passive),
             Change::DeleteExchange { name, if_unused } => self.delete_exchange(name, *if_unused),
             Change::Bind { source, destination, key, arguments } => {
+                self.may_bind(AddressRef::Exchange { name: source, key })?;
                 self.bind(source, *destination, key, arguments)
             }
             Change::Unbind { source, destination, key, arguments } => {
                 self.unbind(source, *destination, key, arguments)
             }
             Change::BindTopic { filter, queue } => {
+                self.may_bind(AddressRef::Topic(&filter.to_string()))?;
                 let queue = self.own_queue(queue)?;
                 self.bind_queue_to_topic(&queue, filter)?;
                 Ok(defined(&queue.name, 0, 0))
@@ -43,6 +46,11 @@ impl Turn<'_> {
                 Ok(defined(&queue.name, 0, 0))
             }
         }
+    }
+
+    /// A binding brings messages, as a subscription does.
+    fn may_bind(&self, address: AddressRef<'_>) -> Result<(), Refusal> {
+        self.host.broker.shared.access.authorise(self.who(), Action::Subscribe, address)
     }
 
     fn no_queue(&self, name: &str) -> Refusal {

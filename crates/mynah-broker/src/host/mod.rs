@@ -18,9 +18,9 @@ use mynah_core::protocol::{
     Change, Credentials, End, Farewell, Host, Peer, Refusal, RefusalKind, Reply, Safe, SessionSpec,
     SessionTerms, Source, Step, Ticket, Will,
 };
-use mynah_core::{ConsumerId, DeliveryTag, Outcome, PublishRef, TransactionId};
+use mynah_core::{Address, AddressRef, ConsumerId, DeliveryTag, Outcome, PublishRef, TransactionId};
 
-use crate::access::{ANONYMOUS, Action, Login};
+use crate::access::{ANONYMOUS, Login};
 use crate::batch::Batch;
 use crate::broker::Broker;
 use crate::connections::ConnectionInfo;
@@ -30,6 +30,7 @@ use crate::metrics::ProtocolCounters;
 use crate::pool;
 use crate::queues::QueueHandle;
 use crate::routing::Route;
+use crate::rules::{Action, Who};
 use crate::sessions::Client;
 use crate::virtual_host::VirtualHost;
 
@@ -68,6 +69,8 @@ struct Rare {
     /// Receivers to wait for, with the round of waiting this connection is registered for.
     congested: Vec<(Arc<Inbox>, Option<u64>)>,
     parked: Option<Bytes>,
+    /// Where it published last, which the rules allowed.
+    allowed: Option<Address>,
     /// Queues that are exclusive to this connection.
     exclusive: Vec<Arc<str>>,
     /// Consumers that ended but may still settle.
@@ -194,6 +197,26 @@ impl Turn<'_> {
         self.reply(ticket, result.unwrap_or_else(Reply::Refused));
     }
 
+    /// Looks at the rules only if it is not where it published last.
+    fn may_publish(&mut self, address: AddressRef<'_>) -> Result<(), Refusal> {
+        let access = &self.host.broker.shared.access;
+        let ruled = !access.rules.is_empty();
+        let known = self.host.rare.as_deref().and_then(|rare| rare.allowed.as_ref());
+        if ruled && known.is_some_and(|known| known.as_ref() == address) {
+            return Ok(());
+        }
+        access.authorise(self.who(), Action::Publish, address)?;
+        if ruled {
+            self.host.rare().allowed = Some(address.to_owned());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn who(&self) -> Who<'_> {
+        let client = self.host.info.about().map_or("", |about| &*about.client_id);
+        Who { user: self.user(), client }
+    }
+
     fn user(&self) -> &str {
         self.host.info.user().map_or(ANONYMOUS, |user| user)
     }
@@ -245,7 +268,7 @@ impl Host for Turn<'_> {
                 "the message is larger than the broker takes (limits.message_bytes_max)",
             ))
         } else {
-            self.host.broker.shared.access.authorise(self.user(), Action::Publish, publish.address).err()
+            self.may_publish(publish.address).err()
         };
         if let Some(refusal) = refusal {
             self.batch.meter.refused += 1;

@@ -13,12 +13,13 @@ use mynah_core::queue::{ConsumerKey, ConsumerTerms, QueueSpec};
 
 use super::consume::Consumer;
 use super::{ConnectionHost, Turn};
-use crate::access::Action;
+use crate::access::ANONYMOUS;
 use crate::batch::Batch;
 use crate::connections::About;
 use crate::inbox::Inbox;
 use crate::limits::VERIFICATIONS_MAX;
 use crate::queues::{Guarded, QueueHandle, QueueKind};
+use crate::rules::{Action, Identity};
 use crate::sessions::{Client, ClientState, PendingOpen, Session};
 use crate::timers::Due;
 use crate::virtual_host::VirtualHost;
@@ -75,13 +76,9 @@ impl Turn<'_> {
             client_id: Arc::clone(&client_id),
             virtual_host: Arc::clone(&host.name),
         });
-        if let Some(will) = &spec.will {
-            let access = &self.host.broker.shared.access;
-            let may = access.authorise(self.user(), Action::Publish, will.message.address.as_ref());
-            if let Err(refusal) = may {
-                self.reply(ticket, Reply::Refused(refusal));
-                return;
-            }
+        if let Err(refusal) = self.may_open(&client_id, spec.will.as_ref()) {
+            self.reply(ticket, Reply::Refused(refusal));
+            return;
         }
         self.host.will = spec.will.map(Box::new);
         let Some(terms) = spec.session else {
@@ -123,6 +120,25 @@ impl Turn<'_> {
             host.send_wills(self.batch, will, self.now);
             self.reply(ticket, Reply::Opened(Box::new(opened)));
             return;
+        }
+    }
+
+    /// What the rules say to a client of this name and its will; they know it from now on.
+    fn may_open(&self, client_id: &Arc<str>, will: Option<&Will>) -> Result<(), Refusal> {
+        let access = &self.host.broker.shared.access;
+        if !access.rules.is_empty() {
+            let who = self.who();
+            if !access.rules.allow_connect(who) {
+                let text =
+                    format!("user '{}' may not connect as client '{}' (auth.rules)", who.user, who.client);
+                return Err(Refusal::new(RefusalKind::Forbidden, text));
+            }
+            let user = self.host.info.user().cloned().unwrap_or_else(|| ANONYMOUS.into());
+            self.host.inbox.set_reader(Arc::new(Identity { user, client: Arc::clone(client_id) }));
+        }
+        match will {
+            Some(will) => access.authorise(self.who(), Action::Publish, will.message.address.as_ref()),
+            None => Ok(()),
         }
     }
 
@@ -279,6 +295,9 @@ impl VirtualHost {
         }
         let (mut parked, mut notes, mut memos) = (None, Vec::new(), Vec::new());
         if let Some(session) = state.session.as_deref_mut() {
+            if inbox.reader().is_some_and(|reader| session.queue.set_reader(&reader)) {
+                self.routes.invalidate();
+            }
             session.expiry = terms.expiry;
             parked.clone_from(&session.parked);
             if parked.is_none() {

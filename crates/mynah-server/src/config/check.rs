@@ -31,6 +31,7 @@ impl<'a> Judge<'a> {
         self.listeners(config);
         self.binds(config);
         self.users(config);
+        self.rules(config);
         self.virtual_hosts(config);
         self.limits(config);
         if config.data_dir.trim().is_empty() {
@@ -114,6 +115,40 @@ impl<'a> Judge<'a> {
         {
             let text = "anyone who reaches the port may publish and read; use loopback or never unless that is meant";
             self.warning(vec![key("auth"), key("anonymous")], text);
+        }
+    }
+
+    fn rules(&mut self, config: &Config) {
+        for (index, rule) in config.auth.rules.iter().enumerate() {
+            let rule_at = vec![key("auth"), key("rules"), Step::Index(index)];
+            let at = |name: &str| [rule_at.clone(), vec![key(name)]].concat();
+            if rule.allow.is_empty() == rule.deny.is_empty() {
+                self.error(
+                    rule_at.clone(),
+                    "needs either allow or deny, such as { allow: [publish], to: [\"a/#\"] }",
+                );
+            }
+            if rule.to.is_empty() {
+                self.error(at("to"), "is empty: the rule would never match; \"#\" is everything");
+            }
+            for pattern in &rule.to {
+                let inner_rest = pattern.split('/').rev().skip(1).any(|level| level == "#");
+                let mixed = pattern.split('/').any(|level| level.len() > 1 && level.contains(['+', '#']));
+                if pattern.is_empty() || inner_rest || mixed {
+                    let text = format!(
+                        "\"{}\": + and # stand for whole levels, # is the last",
+                        pattern.escape_debug()
+                    );
+                    self.error(at("to"), text);
+                }
+            }
+            for user in &rule.users {
+                let known = user == "anonymous" || config.auth.users.iter().any(|known| known.name == *user);
+                if !known {
+                    let text = format!("there is no user \"{}\"", user.escape_debug());
+                    self.warning(at("users"), text);
+                }
+            }
         }
     }
 

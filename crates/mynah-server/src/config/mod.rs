@@ -20,7 +20,7 @@ mod tests;
 use std::path::Path;
 
 pub(crate) use problem::{Origin, Problem};
-pub(crate) use settings::{Anonymous, Config, ListenerProtocol, LogFormat, Secret, User};
+pub(crate) use settings::{Anonymous, Config, ListenerProtocol, LogFormat, Rule, RuleAction, Secret, User};
 
 use tree::Node;
 

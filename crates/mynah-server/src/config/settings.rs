@@ -78,6 +78,41 @@ pub(crate) struct Metrics {
 pub(crate) struct Auth {
     pub(crate) anonymous: Anonymous,
     pub(crate) users: Vec<User>,
+    /// Empty: whoever is let in may do everything.
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// What some may or may not do; the first that matches decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rule {
+    /// One of these two.
+    #[serde(default)]
+    pub(crate) allow: Vec<RuleAction>,
+    #[serde(default)]
+    pub(crate) deny: Vec<RuleAction>,
+    /// Empty: everybody.
+    #[serde(default)]
+    pub(crate) users: Vec<String>,
+    /// Topics, topic filters, `$queue/NAME`, `$exchange/NAME/KEY`, `$P2P/CLIENT`; with `+`, `#`, `%u`, `%c`.
+    pub(crate) to: Vec<String>,
+}
+
+/// What a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RuleAction {
+    /// To connect; `to` is the client identifier.
+    Connect,
+    Publish,
+    /// To ask for a filter or a queue.
+    Subscribe,
+    /// To be sent a message of this topic.
+    Deliver,
+    /// Subscribe and deliver.
+    Read,
+    /// Publish, subscribe and deliver.
+    All,
 }
 
 /// From where a client without a name is let in.
@@ -211,7 +246,7 @@ impl Default for Metrics {
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { anonymous: Anonymous::Loopback, users: vec![User::guest()] }
+        Self { anonymous: Anonymous::Loopback, users: vec![User::guest()], rules: Vec::new() }
     }
 }
 
