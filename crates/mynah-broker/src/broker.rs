@@ -17,6 +17,7 @@ use crate::connections::ConnectionInfo;
 use crate::durable::pager::Pager;
 use crate::metrics::{Metrics, ProtocolCounters};
 use crate::queues::{Guarded, QueueHandle, QueueKind};
+use crate::sys::Sys;
 use crate::timers::{Due, Timers};
 use crate::virtual_host::VirtualHost;
 
@@ -65,6 +66,7 @@ pub struct Broker {
     pub connections: DashMap<u64, Arc<ConnectionInfo>>,
     pub started: Instant,
     default_host: Arc<VirtualHost>,
+    pub(crate) sys: Sys,
     numbers: AtomicU64,
 }
 
@@ -113,10 +115,12 @@ impl Broker {
             connections: DashMap::new(),
             started: Instant::now(),
             default_host,
+            sys: Sys::default(),
             numbers: AtomicU64::new(1),
         });
         broker.recover(Instant::now())?;
         Pager::start(&broker);
+        broker.start_sys();
         tokio::spawn(Timers::run(Arc::downgrade(&broker)));
         Ok(broker)
     }
@@ -188,6 +192,7 @@ impl Broker {
                         self.expire_queue(&host, &queue, now);
                     }
                 }
+                Due::System => self.renew_sys(now),
                 Due::Client { host, client } => {
                     if let (Some(host), Some(client)) = (self.host(&host), client.upgrade()) {
                         let mut batch = self.own_batch();

@@ -20,6 +20,8 @@ pub struct BrokerConfig {
     /// Bytes of messages in memory, of all queues together; beyond it they go to pages.
     pub memory_max: u64,
     pub queues: QueueConfig,
+    /// How often the values under `$SYS` are renewed; zero: there are none.
+    pub sys_interval: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -84,6 +86,7 @@ impl Default for BrokerConfig {
             session_bytes_max: 64 << 20,
             memory_max: 1 << 30,
             queues: QueueConfig::default(),
+            sys_interval: Duration::ZERO,
         }
     }
 }

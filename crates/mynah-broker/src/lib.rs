@@ -26,6 +26,7 @@ pub mod retained;
 pub mod routing;
 pub mod rules;
 pub mod sessions;
+mod sys;
 pub mod timers;
 mod virtual_host;
 

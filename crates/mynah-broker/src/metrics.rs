@@ -109,6 +109,18 @@ pub struct ProtocolCounters {
     pub authentication_failures: IntCounter,
 }
 
+/// What all protocols together have counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sums {
+    pub received: u64,
+    pub received_bytes: u64,
+    pub delivered: u64,
+    pub sent_bytes: u64,
+    pub dropped: u64,
+    pub connections: i64,
+    pub connections_opened: u64,
+}
+
 /// All metrics of the broker, in one registry.
 #[derive(Debug)]
 pub struct Metrics {
@@ -203,6 +215,22 @@ impl Metrics {
                 connections: counters.connections.get(),
             })
             .collect()
+    }
+
+    /// The sums over all protocols.
+    #[must_use]
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for counters in self.protocols.lock().iter() {
+            sums.received += counters.received.get();
+            sums.received_bytes += counters.received_bytes.get();
+            sums.delivered += counters.delivered.get();
+            sums.sent_bytes += counters.sent_bytes.get();
+            sums.dropped += counters.dropped_full.get();
+            sums.connections += counters.connections.get();
+            sums.connections_opened += counters.connections_opened.get();
+        }
+        sums
     }
 
     fn counters_of(&self, protocol: &'static str) -> ProtocolCounters {

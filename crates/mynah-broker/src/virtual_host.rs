@@ -33,6 +33,9 @@ pub struct VirtualHost {
     /// Exchanges that topics lead to, so that deleting one need not search for its filters. Locked with the routing table locked.
     pub(crate) topics_to_exchanges: Mutex<HashMap<Arc<str>, Vec<Filter>>>,
     names: AtomicU64,
+    /// Durable sessions, and those of them whose client is connected.
+    pub(crate) sessions: AtomicU64,
+    pub(crate) sessions_connected: AtomicU64,
 }
 
 /// The exchange that stands for all topics; its key is the topic with dots.
@@ -53,6 +56,8 @@ impl VirtualHost {
             shared,
             topics_to_exchanges: Mutex::default(),
             names: AtomicU64::new(1),
+            sessions: AtomicU64::new(0),
+            sessions_connected: AtomicU64::new(0),
         };
         {
             let mut tables = host.routes.write();
@@ -80,6 +85,18 @@ impl VirtualHost {
     #[must_use]
     pub fn queue(&self, name: &str) -> Option<Arc<QueueHandle>> {
         self.queues.get(name).map(|queue| Arc::clone(&queue)).filter(|queue| !queue.is_deleted())
+    }
+
+    /// Subscriptions to topics, and groups that share one.
+    pub(crate) fn count_subscriptions(&self) -> (usize, usize) {
+        let shared = self.queues.iter().filter(|queue| queue.kind == QueueKind::Shared).count();
+        (self.routes.read().topics.len(), shared)
+    }
+
+    pub(crate) fn has_subscriber(&self, topic: &str) -> bool {
+        let mut found = false;
+        self.routes.read().topics.matches(topic, &mut |_| found = true);
+        found
     }
 
     #[must_use]

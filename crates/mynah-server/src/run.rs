@@ -166,6 +166,7 @@ fn broker_config(config: &Config) -> BrokerConfig {
         session_expiry_max: limits.session_expiry_max.0,
         session_messages_max: limits.session_messages_max,
         session_bytes_max: limits.session_bytes_max.0,
+        sys_interval: config.sys.interval.0,
         memory_max: memory::budget(config.store.memory_max.0),
         queues: QueueConfig {
             auto_create: queues.auto_create,

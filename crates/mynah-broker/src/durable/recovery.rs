@@ -330,6 +330,7 @@ impl VirtualHost {
             state.will = Some(Box::new(will));
         }
         state.session = Some(Box::new(session));
+        self.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.arm_client(&client, &mut state);
         self.keep_session(id, &state, None);
         true

@@ -8,12 +8,13 @@ use mynah_core::engine::{Space, encode_message};
 use mynah_core::{Guarantee, Message};
 
 use super::definitions::key;
+use crate::sys;
 use crate::virtual_host::VirtualHost;
 
 impl VirtualHost {
     /// A topic has a value, or with an empty body none any more.
     pub(crate) fn keep_retained(&self, topic: &str, message: &Message) {
-        if !self.shared.engine.lasting {
+        if !self.shared.engine.lasting || topic.starts_with(sys::PREFIX) {
             return;
         }
         let over = self.retained.take_over();

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mynah_core::ConsumerId;
@@ -80,6 +81,7 @@ impl Turn<'_> {
             self.reply(ticket, Reply::Refused(refusal));
             return;
         }
+        self.host.broker.client_event(&self.host.info, "connected", self.now);
         self.host.will = spec.will.map(Box::new);
         let Some(terms) = spec.session else {
             let opened = Opened {
@@ -150,6 +152,7 @@ impl Turn<'_> {
         self.flush_settlements();
         let broker = Arc::clone(&self.host.broker);
         broker.unregister(&self.host.info);
+        broker.client_event(&self.host.info, "disconnected", self.now);
         let failed = !matches!(self.host.closing, Some(Farewell::Clean { .. }));
         for (id, consumer) in std::mem::take(&mut self.host.consumers) {
             self.end_consumer(id, consumer, failed);
@@ -292,6 +295,7 @@ impl VirtualHost {
                 expiry: terms.expiry,
             };
             state.session = Some(Box::new(session));
+            self.sessions.fetch_add(1, Ordering::Relaxed);
         }
         let (mut parked, mut notes, mut memos) = (None, Vec::new(), Vec::new());
         if let Some(session) = state.session.as_deref_mut() {
@@ -319,6 +323,7 @@ impl VirtualHost {
         now: Instant,
     ) {
         let Some(session) = state.session.as_deref() else { return };
+        self.sessions_connected.fetch_add(1, Ordering::Relaxed);
         self.resume_subscriptions(session, inbox);
         let key = ConsumerKey { connection: inbox.connection(), consumer: ConsumerId::SESSION };
         let terms = ConsumerTerms {
@@ -338,6 +343,7 @@ impl VirtualHost {
     /// The connection is gone, the session stays: what goes directly has nowhere to go.
     fn session_left(&self, batch: &mut Batch, state: &mut ClientState, inbox: &Arc<Inbox>, now: Instant) {
         let Some(session) = state.session.as_deref() else { return };
+        self.sessions_connected.fetch_sub(1, Ordering::Relaxed);
         self.suspend_subscriptions(session, inbox);
         let key = ConsumerKey { connection: inbox.connection(), consumer: ConsumerId::SESSION };
         session.queue.detach(now, key, false, true, &mut batch.touched, &mut batch.effects);
@@ -346,6 +352,7 @@ impl VirtualHost {
 
     fn end_session(&self, batch: &mut Batch, state: &mut ClientState, now: Instant) {
         let Some(session) = state.session.take() else { return };
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
         self.drop_session(&session);
         self.delete_queue(batch, &session.queue, now);
         for (_, group) in &session.groups {

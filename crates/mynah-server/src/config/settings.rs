@@ -11,6 +11,7 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::limits::{Limits, Queues, Store};
+use super::units::Span;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,7 @@ pub(crate) struct Config {
     pub(crate) virtual_hosts: Vec<String>,
     pub(crate) auth: Auth,
     pub(crate) log: Log,
+    pub(crate) sys: Sys,
     pub(crate) limits: Limits,
     pub(crate) queues: Queues,
     pub(crate) store: Store,
@@ -145,6 +147,14 @@ pub(crate) struct User {
 #[serde(transparent)]
 pub(crate) struct Secret(pub(crate) String);
 
+/// What the broker publishes about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Sys {
+    /// Zero: nothing.
+    pub(crate) interval: Span,
+}
+
 /// What is written to standard error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -225,6 +235,7 @@ impl Default for Config {
             virtual_hosts: vec!["/".to_owned()],
             auth: Auth::default(),
             log: Log::default(),
+            sys: Sys::default(),
             limits: Limits::default(),
             queues: Queues::default(),
             store: Store::default(),
@@ -247,6 +258,12 @@ impl Default for Metrics {
 impl Default for Auth {
     fn default() -> Self {
         Self { anonymous: Anonymous::Loopback, users: vec![User::guest()], rules: Vec::new() }
+    }
+}
+
+impl Default for Sys {
+    fn default() -> Self {
+        Self { interval: Span::secs(10) }
     }
 }
 
