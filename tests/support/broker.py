@@ -19,7 +19,9 @@ import urllib.request
 from support.wait import PATIENCE, until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PORTS = ("mqtt", "stomp", "amqp", "admin", "metrics")
+LISTENERS = ("mqtt", "stomp", "amqp", "websocket")
+#: `one` and `two` are for listeners that a test makes itself.
+PORTS = (*LISTENERS, "admin", "metrics", "one", "two")
 
 
 def binary():
@@ -61,7 +63,7 @@ def merged(base, changes):
 
 
 class Broker:
-    """One running broker. `changes` is laid over the configuration the suites use."""
+    """One running broker. `changes`, or what it answers to the ports, is laid over the configuration the suites use."""
 
     host = "127.0.0.1"
     user = "app"
@@ -90,7 +92,7 @@ class Broker:
             {
                 "data_dir": str(self.folder / "data"),
                 "listeners": [
-                    {"name": name, "protocol": name, "bind": bind[name]} for name in ("mqtt", "stomp", "amqp")
+                    {"name": name, "protocol": name, "bind": bind[name]} for name in LISTENERS
                 ],
                 "admin": {"bind": bind["admin"]},
                 "metrics": {"bind": bind["metrics"]},
@@ -103,7 +105,7 @@ class Broker:
                 },
                 "log": {"level": "info", "format": "json"},
             },
-            self.changes,
+            self.changes(self.ports) if callable(self.changes) else self.changes,
         )
         # JSON is YAML: no second library is needed to write the file.
         self.config_path = self.folder / "mynah.yaml"

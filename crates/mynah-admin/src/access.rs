@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mynah_broker::access::Login;
+use mynah_core::protocol::Peer;
 use mynah_core::protocol::{Refusal, RefusalKind};
 
 use crate::error::ApiError;
@@ -29,7 +30,7 @@ impl FromRequestParts<AppState> for Operator {
             .ok_or_else(|| ApiError::bad_request("the peer's address is not known".to_owned()))?;
         let shared = Arc::clone(&state.broker.shared);
         let Some(value) = parts.headers.get(AUTHORIZATION) else {
-            return match shared.access.anonymous(peer) {
+            return match shared.access.anonymous(&Peer::new(0, peer, "admin")) {
                 Login::Yes(user) => Ok(Self(user)),
                 Login::No(refusal) => Err(refusal.into()),
                 Login::Verify { .. } => Err(wrong_header()),

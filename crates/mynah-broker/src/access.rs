@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use argon2::{Argon2, PasswordHash, PasswordVerifier};
 use mynah_core::AddressRef;
-use mynah_core::protocol::{Refusal, RefusalKind};
+use mynah_core::protocol::{Peer, Refusal, RefusalKind};
 use parking_lot::Mutex;
 
 use crate::config::{Anonymous, AuthConfig, Password, User};
@@ -52,11 +52,12 @@ impl Access {
     }
 
     #[must_use]
-    pub fn anonymous(&self, peer: SocketAddr) -> Login {
-        let allowed = match self.anonymous {
-            Anonymous::Never => false,
-            Anonymous::Loopback => peer.ip().to_canonical().is_loopback(),
-            Anonymous::Always => true,
+    pub fn anonymous(&self, peer: &Peer) -> Login {
+        let allowed = match (peer.anonymous, self.anonymous) {
+            (Some(allowed), _) => allowed,
+            (None, Anonymous::Never) => false,
+            (None, Anonymous::Loopback) => peer.address.ip().to_canonical().is_loopback(),
+            (None, Anonymous::Always) => true,
         };
         if allowed {
             return Login::Yes(ANONYMOUS.into());
@@ -173,8 +174,12 @@ mod tests {
     fn guest_and_anonymous_only_from_here() {
         let access = access();
         let (here, there) = ("127.0.0.1:1".parse().unwrap(), "192.0.2.1:1".parse().unwrap());
-        assert!(matches!(access.anonymous(here), Login::Yes(_)));
-        assert!(matches!(access.anonymous(there), Login::No(_)));
+        let peer = |address| Peer::new(1, address, "test");
+        assert!(matches!(access.anonymous(&peer(here)), Login::Yes(_)));
+        assert!(matches!(access.anonymous(&peer(there)), Login::No(_)));
+        let said = |anonymous, address| Peer { anonymous, ..peer(address) };
+        assert!(matches!(access.anonymous(&said(Some(false), here)), Login::No(_)));
+        assert!(matches!(access.anonymous(&said(Some(true), there)), Login::Yes(_)));
         assert!(matches!(access.password(here, "guest", b"guest"), Login::Yes(_)));
         assert!(matches!(access.password(there, "guest", b"guest"), Login::No(_)));
         assert!(matches!(access.password(here, "guest", b"wrong"), Login::No(_)));

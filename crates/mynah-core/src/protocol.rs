@@ -53,6 +53,17 @@ pub struct Peer {
     pub connection: u64,
     pub address: SocketAddr,
     pub listener: Arc<str>,
+    /// The user that its certificate names; who then needs no password.
+    pub certified: Option<Arc<str>>,
+    /// Whether the listener lets in clients without a name, if it says so itself.
+    pub anonymous: Option<bool>,
+}
+
+impl Peer {
+    #[must_use]
+    pub fn new(connection: u64, address: SocketAddr, listener: impl Into<Arc<str>>) -> Self {
+        Self { connection, address, listener: listener.into(), certified: None, anonymous: None }
+    }
 }
 
 /// One connection as a state machine.

@@ -37,6 +37,15 @@ pub(crate) fn address_of(topic: &str) -> Result<AddressRef<'_>, Fault> {
     }
 }
 
+/// A topic or filter below the listener's mount point; `$` addresses stay where they are.
+#[inline]
+pub(crate) fn mounted<'a>(mount_point: &str, topic: Cow<'a, str>) -> Cow<'a, str> {
+    if mount_point.is_empty() || topic.starts_with('$') {
+        return topic;
+    }
+    Cow::Owned([mount_point, &topic].concat())
+}
+
 fn special_address(topic: &str) -> Result<AddressRef<'_>, Fault> {
     if topic.strip_prefix(SYS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
         return Err(Fault::new(Reason::NOT_AUTHORIZED, "$SYS is published by the broker alone"));

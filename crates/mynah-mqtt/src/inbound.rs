@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use mynah_core::protocol::{Host, Refusal, Reply, Safe, Ticket};
 use mynah_core::{AddressRef, ContentRef, Guarantee, Header, PublishRef, Retain};
 
-use crate::address::{address_of, unescaped};
+use crate::address::{address_of, mounted, unescaped};
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::property::{Properties, id, put_field};
-use crate::codec::publish::{Facts, Publish};
+use crate::codec::publish::{Facts, Publish, qos};
 use crate::connection::{MqttConnection, TicketKind};
 use crate::parked::received_key;
 use crate::reason::{self, Fault, Reason};
@@ -118,10 +118,14 @@ enum Receipt {
 impl MqttConnection {
     #[inline]
     pub(crate) fn on_publish(&mut self, first: u8, body: &[u8], host: &mut dyn Host) -> Result<(), Fault> {
-        let publish = Publish::decode(first, body, self.version)?;
+        let mut publish = Publish::decode(first, body, self.version)?;
+        if self.config.is_restricted {
+            self.restrict(&mut publish)?;
+        }
         if publish.properties.is_empty() && publish.guarantee == Guarantee::AtMostOnce {
             // The shortest way; what it cannot do ends up below.
-            if let Ok(address) = address_of(&unescaped(publish.topic)) {
+            let topic = mounted(&self.config.mount_point, unescaped(publish.topic));
+            if let Ok(address) = address_of(&topic) {
                 host.publish(None, &borrowed(&publish, &Facts::default(), address));
             }
             return Ok(());
@@ -147,7 +151,7 @@ impl MqttConnection {
             "" => self.inbound.topic_of_alias(facts.alias),
             topic => topic,
         };
-        match address_of(&unescaped(topic)) {
+        match address_of(&mounted(&self.config.mount_point, unescaped(topic))) {
             Ok(address) => {
                 let mut published = borrowed(&publish, &facts, address);
                 if self.durable && publish.guarantee == Guarantee::ExactlyOnce {
@@ -158,6 +162,20 @@ impl MqttConnection {
                 self.inbound.asked += u64::from(ticket.is_some());
             }
             Err(fault) => self.refuse_publish(&publish, fault.reason, host),
+        }
+        Ok(())
+    }
+
+    /// What the listener does not offer [MQTT-3.2.2-12, MQTT-3.2.2-14].
+    fn restrict(&self, publish: &mut Publish<'_>) -> Result<(), Fault> {
+        if qos(publish.guarantee) > self.config.qos_max {
+            return Err(Fault::new(Reason::QOS_NOT_SUPPORTED, "QoS above the maximum of this listener"));
+        }
+        if publish.retain && !self.config.retain {
+            if self.version.has_properties() {
+                return Err(Fault::new(Reason::RETAIN_NOT_SUPPORTED, "messages are not retained here"));
+            }
+            publish.retain = false;
         }
         Ok(())
     }

@@ -50,6 +50,16 @@ pub struct MqttConfig {
     /// Topic aliases used towards a client that takes them; 0 = none. Such a client's messages are encoded one by one, which
     /// costs more than it saves on a fast network.
     pub topic_alias_sent_max: u16,
+    /// Whether messages are retained; 5.0 clients are told, and those of 3.x find nothing.
+    pub retain: bool,
+    /// Greatest quality of service: more is granted less, and published more is refused [MQTT-3.2.2-11].
+    pub qos_max: u8,
+    /// Versions that are spoken.
+    pub versions: Versions,
+    /// Before every topic that clients name, and taken off again.
+    pub mount_point: Arc<str>,
+    /// Some of `retain` and `qos_max` is less than all; set by [`Mqtt::new`].
+    pub is_restricted: bool,
     /// Seconds. Clients of 5.0 that want a longer keep alive or none get this one; 0 = no maximum.
     pub keep_alive_max: u16,
     /// Sessions that want to live longer get this expiry; `None` leaves it to the broker.
@@ -69,10 +79,33 @@ impl Default for MqttConfig {
             in_flight_max: 4096,
             topic_alias_max: 32,
             topic_alias_sent_max: 32,
+            retain: true,
+            is_restricted: false,
+            qos_max: 2,
+            versions: Versions { v31: true, v311: true, v5: true },
+            mount_point: "".into(),
             keep_alive_max: 0,
             session_expiry_max: None,
             subscriptions_max: 100_000,
             login_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Versions of MQTT that a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    pub v31: bool,
+    pub v311: bool,
+    pub v5: bool,
+}
+
+impl Versions {
+    pub(crate) fn has(self, version: version::Version) -> bool {
+        match version {
+            version::Version::V31 => self.v31,
+            version::Version::V311 => self.v311,
+            version::Version::V5 => self.v5,
         }
     }
 }
@@ -89,6 +122,7 @@ impl Mqtt {
         // With 0 nothing could ever be confirmed; 5.0 cannot even say it [MQTT 5.0 3.2.2.3.3].
         config.receive_max = config.receive_max.max(1);
         config.in_flight_max = config.in_flight_max.max(1);
+        config.is_restricted = !config.retain || config.qos_max < 2;
         Self { config: Arc::new(config) }
     }
 }

@@ -11,12 +11,13 @@ use mynah_core::protocol::{
 };
 use mynah_core::{ContentRef, Header, Message, PublishRef, Retain};
 
-use crate::address::{address_of, unescaped};
+use crate::address::{address_of, mounted, unescaped};
 use crate::alias::Aliases;
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::connect::{ConnAck, Connect, WillFields};
 use crate::codec::primitive::VARINT_MAX;
 use crate::codec::property::{Properties, Value, id, put_field, put_flag, put_four, put_two};
+use crate::codec::publish::qos;
 use crate::connection::{MqttConnection, State, TicketKind};
 use crate::parked::{Parked, Phase};
 use crate::reason::{self, Fault, Reason};
@@ -115,6 +116,11 @@ impl MqttConnection {
             Ok(connect) => connect,
             Err((version, fault)) => return Err(self.reject(version, fault, host)),
         };
+        if !self.config.versions.has(connect.version) {
+            let fault =
+                Fault::new(Reason::UNSUPPORTED_VERSION, "this version of MQTT is not spoken on this port");
+            return Err(self.reject(Some(connect.version), fault, host));
+        }
         let login = match self.examine(now, &connect) {
             Ok(login) => login,
             Err(fault) => return Err(self.reject(Some(connect.version), fault, host)),
@@ -153,8 +159,8 @@ impl MqttConnection {
                 return Err(Fault::new(Reason::CLIENT_ID_INVALID, "a client identifier is needed here"));
             }
         }
-        let will = connect.will.as_ref().map(|will| will_of(will, now)).transpose()?;
         self.version = connect.version;
+        let will = connect.will.as_ref().map(|will| self.will_of(will, now)).transpose()?;
         self.bridge = connect.bridge;
         self.problem_info = terms.problem_info;
         self.aliases = Aliases::new(terms.alias_max.min(self.config.topic_alias_sent_max));
@@ -241,6 +247,12 @@ impl MqttConnection {
         if config.receive_max != u16::MAX {
             put_two(&mut out, id::RECEIVE_MAX, config.receive_max);
         }
+        if config.qos_max < 2 {
+            put_flag(&mut out, id::MAX_QOS, config.qos_max == 1);
+        }
+        if !config.retain {
+            put_flag(&mut out, id::RETAIN_AVAILABLE, false);
+        }
         if config.packet_bytes_max < VARINT_MAX {
             put_four(&mut out, id::MAX_PACKET_SIZE, config.packet_bytes_max);
         }
@@ -291,32 +303,43 @@ impl MqttConnection {
     }
 }
 
-fn will_of(fields: &WillFields<'_>, now: Instant) -> Result<Will, Fault> {
-    let mut delay = Duration::ZERO;
-    let mut header = Header {
-        guarantee: fields.guarantee,
-        retain: if fields.retain { Retain::Keep } else { Retain::No },
-        ..Header::default()
-    };
-    let mut content = ContentRef::None;
-    for (id, value) in fields.properties.iter() {
-        match (id, value) {
-            (id::WILL_DELAY, Value::Four(seconds)) => delay = Duration::from_secs(u64::from(seconds)),
-            (id::MESSAGE_EXPIRY, Value::Four(seconds)) => header.ttl_ms = Some(u64::from(seconds) * 1000),
-            (id, value) => {
-                if let (id::PAYLOAD_FORMAT, Value::Flag(text)) = (id, value) {
-                    header.text = text;
+impl MqttConnection {
+    fn will_of(&self, fields: &WillFields<'_>, now: Instant) -> Result<Will, Fault> {
+        if qos(fields.guarantee) > self.config.qos_max {
+            return Err(Fault::new(
+                Reason::QOS_NOT_SUPPORTED,
+                "the will's QoS is above the maximum of this listener",
+            ));
+        }
+        if fields.retain && !self.config.retain && self.version.has_properties() {
+            return Err(Fault::new(Reason::RETAIN_NOT_SUPPORTED, "messages are not retained here"));
+        }
+        let mut delay = Duration::ZERO;
+        let mut header = Header {
+            guarantee: fields.guarantee,
+            retain: if fields.retain && self.config.retain { Retain::Keep } else { Retain::No },
+            ..Header::default()
+        };
+        let mut content = ContentRef::None;
+        for (id, value) in fields.properties.iter() {
+            match (id, value) {
+                (id::WILL_DELAY, Value::Four(seconds)) => delay = Duration::from_secs(u64::from(seconds)),
+                (id::MESSAGE_EXPIRY, Value::Four(seconds)) => header.ttl_ms = Some(u64::from(seconds) * 1000),
+                (id, value) => {
+                    if let (id::PAYLOAD_FORMAT, Value::Flag(text)) = (id, value) {
+                        header.text = text;
+                    }
+                    content = ContentRef::Encoded {
+                        format: translate::PROPERTIES,
+                        bytes: fields.properties.bytes(),
+                        decode: translate::decode,
+                    };
                 }
-                content = ContentRef::Encoded {
-                    format: translate::PROPERTIES,
-                    bytes: fields.properties.bytes(),
-                    decode: translate::decode,
-                };
             }
         }
+        let topic = mounted(&self.config.mount_point, unescaped(fields.topic));
+        let address = address_of(&topic)?;
+        let publish = PublishRef { header, content, ..PublishRef::new(address, fields.payload) };
+        Ok(Will { message: Arc::new(Message::from_publish(&publish, now)), delay })
     }
-    let topic = unescaped(fields.topic);
-    let address = address_of(&topic)?;
-    let publish = PublishRef { header, content, ..PublishRef::new(address, fields.payload) };
-    Ok(Will { message: Arc::new(Message::from_publish(&publish, now)), delay })
 }

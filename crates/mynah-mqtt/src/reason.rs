@@ -39,6 +39,8 @@ impl Reason {
     pub const PACKET_TOO_LARGE: Self = Self(0x95);
     pub const QUOTA_EXCEEDED: Self = Self(0x97);
     pub const ADMINISTRATIVE: Self = Self(0x98);
+    pub const RETAIN_NOT_SUPPORTED: Self = Self(0x9A);
+    pub const QOS_NOT_SUPPORTED: Self = Self(0x9B);
 
     /// 0x80 and above say that something did not happen.
     #[must_use]

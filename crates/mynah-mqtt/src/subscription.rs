@@ -15,12 +15,12 @@ use mynah_core::{ConsumerId, Filter, Guarantee, Segment, Wire};
 
 use crate::address;
 use crate::codec::property::{Properties, Value, id};
-use crate::codec::publish::qos;
+use crate::codec::publish::{guarantee, qos};
 use crate::codec::subscribe::{Options, RetainHandling, SubAck, Subscribe, UnsubAck, Unsubscribe};
 use crate::connection::{MqttConnection, TicketKind};
 use crate::parked::Kept;
 use crate::reason::{self, Fault, Reason};
-use crate::translate::{self, SIZE_LIMIT};
+use crate::translate::{self, MOUNT, SIZE_LIMIT};
 use crate::version::Version;
 
 const SHARE: &str = "$share/";
@@ -181,13 +181,13 @@ enum Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn parse(text: &'a str) -> Result<Self, Fault> {
+    fn parse(text: &'a str, mount_point: &str) -> Result<Self, Fault> {
         let invalid = |text| Fault::new(Reason::FILTER_INVALID, text);
         let parse = |text: &str| {
             if text.len() > TOPIC_WORDS_MAX && text.split('/').count() > TOPIC_WORDS_MAX {
                 return Err(invalid("the filter has more than 128 levels"));
             }
-            let filter = Filter::parse(text)
+            let filter = Filter::parse(&address::mounted(mount_point, Cow::Borrowed(text)))
                 .map_err(|_| invalid("the filter is empty or misuses a wildcard [MQTT-4.7.1-1]"))?;
             Ok(if text.contains('%') { unescaped_filter(&filter) } else { filter })
         };
@@ -242,16 +242,20 @@ impl MqttConnection {
         &mut self,
         pending: &mut Pending,
         filter: &str,
-        options: Options,
+        mut options: Options,
         identifier: u32,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
+        if qos(options.guarantee) > self.config.qos_max {
+            // Granted less than was asked for [MQTT-3.8.4-7].
+            options.guarantee = guarantee(self.config.qos_max)?;
+        }
         let known = self.subscriptions.get(filter);
         let mut refuse = |reason| {
             pending.codes.push(reason::suback_code(reason, self.version));
             pending.made.push(None);
         };
-        let target = match Target::parse(filter) {
+        let target = match Target::parse(filter, &self.config.mount_point) {
             Ok(target) => target,
             Err(fault) => {
                 refuse(fault.reason);
@@ -345,6 +349,10 @@ impl MqttConnection {
         let mut identifiers = Vec::new();
         if identifier != 0 {
             identifiers.push(identifier);
+        }
+        let mount = u32::try_from(self.config.mount_point.len()).unwrap_or(0);
+        if mount > 0 {
+            identifiers.push(mount | MOUNT);
         }
         if self.packet_max < SIZE_LIMIT {
             identifiers.push(self.packet_max | SIZE_LIMIT);
@@ -446,7 +454,8 @@ impl MqttConnection {
     /// consumers of queues ended with the connection and are attached again, quietly.
     pub(crate) fn resume_subscriptions(&mut self, kept: &[Kept], host: &mut dyn Host) {
         for kept in kept {
-            let in_force = matches!(Target::parse(&kept.filter), Ok(Target::Topic(_)));
+            let in_force =
+                matches!(Target::parse(&kept.filter, &self.config.mount_point), Ok(Target::Topic(_)));
             let subscription = Subscription {
                 consumer: kept.consumer,
                 identifier: kept.identifier,
@@ -468,7 +477,7 @@ impl MqttConnection {
     }
 
     fn reattach(&mut self, filter: &str, subscription: Subscription, host: &mut dyn Host) {
-        let target = Target::parse(filter);
+        let target = Target::parse(filter, &self.config.mount_point);
         let options = Options::decode(subscription.options, Version::V5);
         let (Ok(target), Ok(options)) = (target, options) else { return };
         let consumer = ConsumerId(subscription.consumer);

@@ -26,6 +26,9 @@ pub const PROPERTIES: Format = Format("mqtt5");
 /// maximum packet size, which every copy for it must keep to [MQTT-3.1.2-24].
 pub(crate) const SIZE_LIMIT: u32 = 1 << 31;
 
+/// A number with this bit is how many bytes of each topic are the receiver's mount point, which it does not see.
+pub(crate) const MOUNT: u32 = 1 << 30;
+
 const MESSAGE_ID: &str = "message-id";
 const GROUP_ID: &str = "group-id";
 
@@ -106,7 +109,8 @@ pub(crate) fn put_publish(
     copy: &Copy<'_>,
 ) -> Result<usize, Unsendable> {
     let topic = topic_of(publish.address).ok_or(Unsendable::NoTopic)?;
-    let topic = if matches!(copy.alias, Alias::Known(_)) { "" } else { &*topic };
+    let topic = unmounted(&topic, publish.address, copy.identifiers);
+    let topic = if matches!(copy.alias, Alias::Known(_)) { "" } else { topic };
     let topic_len = u16::try_from(topic.len()).map_err(|_| Unsendable::NoTopic)?;
     let retain = match publish.header.retain {
         Retain::No => false,
@@ -142,12 +146,25 @@ pub(crate) fn put_publish(
     Ok(patch)
 }
 
+/// What the receiver sees of a topic.
+#[inline]
+fn unmounted<'a>(topic: &'a str, address: AddressRef<'_>, identifiers: &[u32]) -> &'a str {
+    let mount = identifiers.iter().find(|&&number| number & (SIZE_LIMIT | MOUNT) == MOUNT);
+    match (mount, address) {
+        (Some(mount), AddressRef::Topic(_)) if !topic.starts_with('$') => {
+            topic.get((mount & !MOUNT) as usize..).unwrap_or(topic)
+        }
+        _ => topic,
+    }
+}
+
 #[inline]
 fn check_size(len: usize, identifiers: &[u32]) -> Result<(), Unsendable> {
     if len > VARINT_MAX as usize {
         return Err(Unsendable::TooLarge);
     }
     let whole = 1 + varint_len(len) + len;
+    // The size has bit 30 in it, too.
     let above = |id: &u32| id & SIZE_LIMIT != 0 && whole > (id & !SIZE_LIMIT) as usize;
     if identifiers.iter().any(above) { Err(Unsendable::TooLarge) } else { Ok(()) }
 }
@@ -227,7 +244,7 @@ impl<'a> Outgoing<'a> {
 }
 
 fn subscription_ids(identifiers: &[u32]) -> impl Iterator<Item = usize> {
-    identifiers.iter().filter(|&&number| number & SIZE_LIMIT == 0).map(|&number| number as usize)
+    identifiers.iter().filter(|&&number| number & (SIZE_LIMIT | MOUNT) == 0).map(|&number| number as usize)
 }
 
 /// Properties of another protocol as properties of 5.0.

@@ -178,7 +178,9 @@ impl<T: Transport> Driver<T> {
         }
         let Detecting { speaks, received, .. } = &mut **detecting;
         let mut undecided = false;
-        let found = speaks.iter().find(|speaks| match speaks.protocol.detect(received) {
+        let transport = &self.transport;
+        let allowed = || speaks.iter().filter(|speaks| transport.admits(speaks.protocol.name()));
+        let found = allowed().find(|speaks| match speaks.protocol.detect(received) {
             Detect::Yes => true,
             Detect::No => false,
             Detect::NeedMore => {
@@ -210,7 +212,7 @@ impl<T: Transport> Driver<T> {
         }
         info!(conn = self.peer.connection, peer = %self.peer.address, "closed: the first bytes are no protocol of this listener");
         let answer =
-            speaks.iter().map(|speaks| speaks.protocol.refuse_unknown()).find(|answer| !answer.is_empty());
+            allowed().map(|speaks| speaks.protocol.refuse_unknown()).find(|answer| !answer.is_empty());
         // A header is a few bytes into an empty socket buffer; if it does not fit, the peer does not read.
         if let Some(answer) = answer {
             let _ = self.transport.poll_write(cx, answer);
@@ -418,6 +420,14 @@ impl<T: Transport> Driver<T> {
                     host.has_sent(count);
                 }
             }
+        }
+        match self.transport.poll_flush(cx) {
+            Poll::Pending => {
+                self.write_blocked = true;
+                return Flow::Idle;
+            }
+            Poll::Ready(Err(_)) => return Flow::Gone,
+            Poll::Ready(Ok(())) => {}
         }
         self.write_blocked = false;
         if host.wire.capacity() > 0 {

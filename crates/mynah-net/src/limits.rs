@@ -35,3 +35,27 @@ pub const FAREWELL: Duration = Duration::from_secs(5);
 /// Unconsumed bytes of a connection, above the largest message, at which it is not read any further until it consumes some: one that
 /// waits for a reply consumes nothing, however much its peer sends. Room for the largest frame's head.
 pub const REST_BYTES_EXTRA: usize = 4 << 20;
+
+/// The longest line of the PROXY protocol's version 1, which says so.
+pub const PROXY_LINE_MAX: usize = 107;
+
+/// Bytes of a PROXY header's addresses and extensions; certificates of the client may be among them.
+pub const PROXY_HEADER_MAX: usize = 4096;
+
+/// How often the files of certificates are looked at, when somebody connects.
+pub const CERTIFICATES_LOOKED_AT: Duration = Duration::from_secs(1);
+
+/// Bytes of an HTTP request's head; browsers send cookies.
+pub const HTTP_HEAD_MAX: usize = 8 * 1024;
+
+/// Header fields of an HTTP request.
+pub const HTTP_HEADERS_MAX: usize = 64;
+
+/// Bytes of one WebSocket frame that is sent.
+pub const WEBSOCKET_FRAME_SENT_MAX: usize = 256 * 1024;
+
+/// Bytes of a received WebSocket frame above the largest message: the frame of the protocol around it.
+pub const WEBSOCKET_FRAME_EXTRA: u64 = 1 << 20;
+
+/// Bytes of answers to pings that a peer may leave unread, with what is being sent.
+pub const WEBSOCKET_OWED_MAX: usize = 1 << 20;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use mynah_broker::Broker;
 use mynah_broker::metrics::ProtocolCounters;
 use mynah_core::protocol::{Peer, Protocol};
@@ -14,10 +15,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::admit::Prelude;
 use crate::deadlines::Deadlines;
 use crate::driver::Driver;
 use crate::limits::{ACCEPT_PAUSE, BACKLOG};
+use crate::tls::{Tls, TlsError, TlsSettings};
 use crate::transport::Tcp;
+use crate::websocket::WebSocketSettings;
 
 /// What an operator can set about connections.
 #[derive(Debug, Clone)]
@@ -38,6 +42,28 @@ pub struct ListenerSpec {
     pub name: String,
     pub bind: SocketAddr,
     pub protocols: Vec<Arc<dyn Protocol>>,
+    pub tls: Option<TlsSettings>,
+    pub websocket: Option<WebSocketSettings>,
+    /// Proxies that must say, and are believed, who is at the other end.
+    pub proxies: Option<Vec<IpNet>>,
+    /// Whether clients without a name are let in, if that is not left to the broker.
+    pub anonymous: Option<bool>,
+}
+
+impl ListenerSpec {
+    /// A plain one.
+    #[must_use]
+    pub fn new(name: impl Into<String>, bind: SocketAddr, protocols: Vec<Arc<dyn Protocol>>) -> Self {
+        Self {
+            name: name.into(),
+            bind,
+            protocols,
+            tls: None,
+            websocket: None,
+            proxies: None,
+            anonymous: None,
+        }
+    }
 }
 
 impl std::fmt::Debug for ListenerSpec {
@@ -103,6 +129,8 @@ impl Shared {
 pub enum ListenError {
     #[error("listener '{name}' cannot use {bind}: {source}")]
     Bind { name: String, bind: SocketAddr, source: io::Error },
+    #[error("listener '{name}': {source}")]
+    Tls { name: String, source: TlsError },
 }
 
 /// All listeners, running.
@@ -130,15 +158,18 @@ impl Net {
             let failed = |source| ListenError::Bind { name: spec.name.clone(), bind: spec.bind, source };
             let listener = listen(spec.bind).map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            bound.push((spec, listener, address));
+            let tls = spec.tls.clone().map(|settings| Tls::new(settings, Instant::now())).transpose();
+            let tls = tls.map_err(|source| ListenError::Tls { name: spec.name.clone(), source })?;
+            let prelude = Prelude { proxies: spec.proxies.clone(), tls, websocket: spec.websocket.clone() };
+            bound.push((spec, prelude, listener, address));
         }
         let timer = tokio::spawn(Arc::clone(&shared.deadlines).run());
         let mut addresses = Vec::new();
         let mut tasks = Vec::new();
-        for (spec, listener, address) in bound {
+        for (spec, prelude, listener, address) in bound {
             info!(listener = %spec.name, address = %address, "listening");
             addresses.push((spec.name.clone(), address));
-            tasks.push(tokio::spawn(accept(listener, spec, Arc::clone(&shared))));
+            tasks.push(tokio::spawn(accept(listener, spec, prelude, Arc::clone(&shared))));
         }
         Ok(Self { shared, addresses, tasks, timer })
     }
@@ -183,7 +214,9 @@ fn listen(bind: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn accept(listener: TcpListener, spec: ListenerSpec, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, spec: ListenerSpec, prelude: Prelude, shared: Arc<Shared>) {
+    let prelude = (!prelude.is_empty()).then(|| Arc::new(prelude));
+    let anonymous = spec.anonymous;
     let name: Arc<str> = spec.name.as_str().into();
     let speaks: Arc<[Speaks]> = spec
         .protocols
@@ -211,9 +244,18 @@ async fn accept(listener: TcpListener, spec: ListenerSpec, shared: Arc<Shared>) 
         // Batches are made by the driver; the kernel must not make them wait.
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_keepalive(true);
-        let peer = Peer { connection: shared.broker.next_connection(), address, listener: Arc::clone(&name) };
+        let mut peer = Peer::new(shared.broker.next_connection(), address, Arc::clone(&name));
+        peer.anonymous = anonymous;
         shared.open.fetch_add(1, Ordering::AcqRel);
         let open = Open(Arc::clone(&shared));
+        if let Some(prelude) = &prelude {
+            let (prelude, shared, speaks) = (Arc::clone(prelude), Arc::clone(&shared), Arc::clone(&speaks));
+            tokio::spawn(async move {
+                prelude.run(stream, shared, speaks, peer).await;
+                drop(open);
+            });
+            continue;
+        }
         let driver = Driver::new(Tcp(stream), Arc::clone(&shared), Arc::clone(&speaks), peer, Instant::now());
         tokio::spawn(Counted { driver, _open: open });
     }

@@ -10,7 +10,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// A byte stream. TLS and WebSocket will be others.
+/// A byte stream: plain TCP, TLS, WebSocket over one of them.
 pub trait Transport: Send + Unpin + 'static {
     /// Reads what is there; `Ready(Ok(0))` is the end.
     ///
@@ -24,8 +24,43 @@ pub trait Transport: Send + Unpin + 'static {
     /// The connection is broken.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
 
+    /// Passes on what it has taken and not written yet. Asked after every write.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
     /// Says that nothing more will be written.
     fn close_write(&mut self);
+
+    /// Whether this protocol may be spoken over it.
+    fn admits(&self, _protocol: &str) -> bool {
+        true
+    }
+}
+
+impl Transport for Box<dyn Transport> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        (**self).poll_read(cx, buffer)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        (**self).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_flush(cx)
+    }
+
+    fn close_write(&mut self) {
+        (**self).close_write();
+    }
+
+    fn admits(&self, protocol: &str) -> bool {
+        (**self).admits(protocol)
+    }
 }
 
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use mynah_amqp10::{Amqp10, Amqp10Config, Mechanism};
 use mynah_amqp091::{Amqp091, Amqp091Config};
 use mynah_core::protocol::Protocol;
-use mynah_mqtt::{Mqtt, MqttConfig};
+use mynah_mqtt::{Mqtt, MqttConfig, Versions};
 use mynah_stomp::{Stomp, StompConfig, WallClock};
 
-use crate::config::{Anonymous, Config, ListenerProtocol};
+use crate::config::{Anonymous, Config, Listener, ListenerProtocol, MqttTerms, MqttVersion, Size};
 
 /// Every protocol with the listeners' word for it.
 pub(crate) fn all(config: &Config) -> Vec<(ListenerProtocol, Arc<dyn Protocol>)> {
@@ -26,15 +26,49 @@ pub(crate) fn all(config: &Config) -> Vec<(ListenerProtocol, Arc<dyn Protocol>)>
     ]
 }
 
-/// Those that a listener of this kind speaks.
+/// Those that a listener speaks; MQTT on its own terms, if it has some.
 pub(crate) fn of(
+    config: &Config,
     all: &[(ListenerProtocol, Arc<dyn Protocol>)],
-    wanted: ListenerProtocol,
+    listener: &Listener,
 ) -> Vec<Arc<dyn Protocol>> {
+    let wanted = |word| match listener.protocol {
+        ListenerProtocol::Auto => true,
+        ListenerProtocol::Websocket => matches!(word, ListenerProtocol::Mqtt | ListenerProtocol::Stomp),
+        ListenerProtocol::Mqtt | ListenerProtocol::Stomp | ListenerProtocol::Amqp => {
+            word == listener.protocol
+        }
+    };
     all.iter()
-        .filter(|(word, _)| wanted == ListenerProtocol::Auto || *word == wanted)
-        .map(|(_, protocol)| Arc::clone(protocol))
+        .filter(|(word, _)| wanted(*word))
+        .map(|(word, protocol)| match &listener.mqtt {
+            Some(terms) if *word == ListenerProtocol::Mqtt => {
+                Arc::new(Mqtt::new(mqtt_on_terms(config, terms))) as Arc<dyn Protocol>
+            }
+            _ => Arc::clone(protocol),
+        })
         .collect()
+}
+
+fn mqtt_on_terms(config: &Config, terms: &MqttTerms) -> MqttConfig {
+    let usual = mqtt(config);
+    let spoken = |version| terms.versions.contains(&version);
+    MqttConfig {
+        versions: Versions {
+            v31: spoken(MqttVersion::V31),
+            v311: spoken(MqttVersion::V311),
+            v5: spoken(MqttVersion::V5),
+        },
+        qos_max: terms.qos_max,
+        packet_bytes_max: terms.packet_bytes_max.map_or(usual.packet_bytes_max, Size::as_u32),
+        keep_alive_max: u16::try_from(terms.keep_alive_max.0.as_secs()).unwrap_or(u16::MAX),
+        topic_alias_max: terms.topic_alias_max,
+        topic_alias_sent_max: terms.topic_alias_max,
+        receive_max: terms.receive_max,
+        retain: terms.retain,
+        mount_point: terms.mount_point.as_str().into(),
+        ..usual
+    }
 }
 
 fn mqtt(config: &Config) -> MqttConfig {
@@ -98,11 +132,16 @@ mod tests {
 
     #[test]
     fn a_listener_speaks_what_it_says() {
-        let all = all(&Config::default());
-        let names = |wanted| -> Vec<&str> { of(&all, wanted).iter().map(|p| p.name()).collect() };
+        let config = Config::default();
+        let all = all(&config);
+        let names = |protocol| -> Vec<&str> {
+            let listener = Listener { protocol, ..config.listeners[0].clone() };
+            of(&config, &all, &listener).iter().map(|p| p.name()).collect()
+        };
         assert_eq!(names(ListenerProtocol::Mqtt), ["mqtt"]);
         assert_eq!(names(ListenerProtocol::Stomp), ["stomp"]);
         assert_eq!(names(ListenerProtocol::Amqp), ["amqp091", "amqp10"]);
+        assert_eq!(names(ListenerProtocol::Websocket), ["mqtt", "stomp"]);
         assert_eq!(names(ListenerProtocol::Auto), ["mqtt", "amqp091", "amqp10", "stomp"]);
     }
 }

@@ -14,13 +14,16 @@ use mynah_admin::{Admin, AdminConfig, Readiness};
 use mynah_broker::{AuthConfig, Broker, BrokerConfig, Password, QueueConfig};
 use mynah_core::engine::{Engine, Formats};
 use mynah_core::protocol::Protocol;
-use mynah_net::{ListenerSpec, Net, NetConfig};
+use mynah_net::{ClientCertificate, ListenerSpec, Net, NetConfig, TlsSettings, WebSocketSettings};
 use mynah_store::{Store, StoreOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::cli::banner::Opened;
-use crate::config::{Anonymous, Config, ListenerProtocol, Rule, RuleAction, User};
+use crate::config::{
+    Anonymous, ClientCert, Config, ListenerAnonymous, ListenerProtocol, Rule, RuleAction, Tls, User,
+    UserFrom, parse_net,
+};
 use crate::{memory, open_files, protocols};
 
 /// How long connections may take to say good-bye. Below the ten seconds after which container engines kill.
@@ -123,11 +126,33 @@ fn listeners(config: &Config, all: &[(ListenerProtocol, Arc<dyn Protocol>)]) -> 
         .listeners
         .iter()
         .map(|listener| ListenerSpec {
-            name: listener.name.clone(),
-            bind: listener.bind.0,
-            protocols: protocols::of(all, listener.protocol),
+            tls: listener.tls.as_ref().map(tls),
+            websocket: (listener.protocol == ListenerProtocol::Websocket)
+                .then(|| WebSocketSettings { origins: listener.origins.clone() }),
+            proxies: (!listener.proxy_protocol.is_empty())
+                .then(|| listener.proxy_protocol.iter().filter_map(|net| parse_net(net)).collect()),
+            anonymous: listener.anonymous.map(|anonymous| anonymous == ListenerAnonymous::Always),
+            ..ListenerSpec::new(listener.name.clone(), listener.bind.0, protocols::of(config, all, listener))
         })
         .collect()
+}
+
+fn tls(tls: &Tls) -> TlsSettings {
+    TlsSettings {
+        certificates: (&tls.cert).into(),
+        key: (&tls.key).into(),
+        client_authorities: tls.client_ca.as_ref().map(Into::into),
+        client_certificate: match tls.client_cert {
+            ClientCert::None => ClientCertificate::None,
+            ClientCert::Optional => ClientCertificate::Optional,
+            ClientCert::Required => ClientCertificate::Required,
+        },
+        user_from: match tls.user_from {
+            UserFrom::None => mynah_net::UserFrom::None,
+            UserFrom::CommonName => mynah_net::UserFrom::CommonName,
+            UserFrom::Subject => mynah_net::UserFrom::Subject,
+        },
+    }
 }
 
 fn net_config(config: &Config) -> NetConfig {

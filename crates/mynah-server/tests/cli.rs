@@ -64,7 +64,7 @@ fn check_names_file_line_and_column_and_exits_1() {
 fn check_of_a_good_file_prints_one_line_and_exits_0() {
     let good = file("good", "log:\n  level: debug\n");
     let (code, out, err) = output(&mut mynah(&["check", &good]));
-    assert_eq!((code, out, err.as_str()), (0, format!("{good}: good (3 listeners, 1 users)\n"), ""));
+    assert_eq!((code, out, err.as_str()), (0, format!("{good}: good (4 listeners, 1 users)\n"), ""));
     let (code, _, err) = output(mynah(&["check", &good]).env("MYNAH_LOG__LEVLE", "x"));
     assert_eq!(code, 1);
     assert!(err.starts_with("MYNAH_LOG__LEVLE: "), "{err}");

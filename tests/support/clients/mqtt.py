@@ -49,7 +49,11 @@ class MqttClient:
         receive_maximum=None,
         properties=None,
         fail=True,
+        port="mqtt",
+        path=None,
+        tls=None,
     ):
+        """`path` makes it WebSocket; `tls` is an ssl.SSLContext."""
         self.version = version
         self.client_id = fresh("mqtt") if client_id is None else client_id
         self.v5 = version == "5"
@@ -69,6 +73,7 @@ class MqttClient:
             client_id=self.client_id,
             protocol=VERSIONS[version],
             manual_ack=True,
+            transport="tcp" if path is None else "websockets",
             reconnect_on_failure=False,
             **own,
         )
@@ -79,6 +84,10 @@ class MqttClient:
         self.client.on_subscribe = self._on_subscribe
         self.client.on_unsubscribe = self._on_subscribe
         self.client.max_inflight_messages_set(1000)
+        if path is not None:
+            self.client.ws_set_options(path=path)
+        if tls is not None:
+            self.client.tls_set_context(tls)
         if user is not None:
             self.client.username_pw_set(user, password)
         if will is not None:
@@ -92,7 +101,7 @@ class MqttClient:
             if receive_maximum is not None:
                 given.ReceiveMaximum = receive_maximum
             options["properties"] = given
-        self.client.connect(broker.host, broker.ports["mqtt"], keepalive=keep_alive, **options)
+        self.client.connect(broker.host, broker.ports[port], keepalive=keep_alive, **options)
         self.client.loop_start()
         if not self.connected.wait(PATIENCE):
             self.drop_connection()

@@ -41,7 +41,7 @@ pub(crate) const NONE: Table<'static> = Table::trusted(b"");
 impl Pair {
     pub(crate) fn with(config: Amqp091Config) -> Self {
         let now = Instant::now();
-        let peer = Peer { connection: 7, address: "127.0.0.1:5".parse().unwrap(), listener: "amqp".into() };
+        let peer = Peer::new(7, "127.0.0.1:5".parse().unwrap(), "amqp");
         Self {
             connection: Amqp091Connection::new(Arc::new(config), &peer, now),
             host: RecordingHost::default(),

@@ -43,7 +43,7 @@ pub(crate) struct Got {
 impl Client {
     pub(crate) fn new(config: Amqp10Config) -> Self {
         let now = Instant::now();
-        let peer = Peer { connection: 7, address: ([127, 0, 0, 1], 5).into(), listener: "test".into() };
+        let peer = Peer::new(7, ([127, 0, 0, 1], 5).into(), "test");
         let conn = Amqp10::new(config).accept(&peer, now);
         Self { conn, host: RecordingHost::default(), now, unread: BytesMut::new(), violation: None }
     }

@@ -231,11 +231,15 @@ impl Host for Turn<'_> {
     }
 
     fn authenticate(&mut self, ticket: Ticket, credentials: Credentials<'_>) {
-        let peer = self.host.info.peer.address;
+        let peer = Arc::clone(&self.host.info.peer);
         let access = &self.host.broker.shared.access;
         let login = match credentials {
-            Credentials::Anonymous => access.anonymous(peer),
-            Credentials::Password { user, password } => access.password(peer, user, password),
+            // A certificate says more than a name without a password.
+            Credentials::Anonymous => match &peer.certified {
+                Some(user) => Login::Yes(Arc::clone(user)),
+                None => access.anonymous(&peer),
+            },
+            Credentials::Password { user, password } => access.password(peer.address, user, password),
         };
         let result = match login {
             Login::Yes(user) => {

@@ -83,11 +83,7 @@ impl Lab {
 
     /// A connection that has logged in and not opened.
     pub(crate) fn accept(&self) -> Client {
-        let peer = Arc::new(Peer {
-            connection: self.broker.next_connection(),
-            address: "127.0.0.1:1".parse().unwrap(),
-            listener: "test".into(),
-        });
+        let peer = Arc::new(Peer::new(self.broker.next_connection(), "127.0.0.1:1".parse().unwrap(), "test"));
         let host = ConnectionHost::new(&self.broker, &peer, &self.counters, self.now());
         let mut client = Client {
             host,

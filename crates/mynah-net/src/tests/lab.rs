@@ -203,8 +203,7 @@ impl Lab {
         socket.room(usize::MAX);
         socket.write_max(usize::MAX);
         let number = self.broker.next_connection();
-        let peer =
-            Peer { connection: number, address: "127.0.0.1:1".parse().unwrap(), listener: "test".into() };
+        let peer = Peer::new(number, "127.0.0.1:1".parse().unwrap(), "test");
         let (shared, speaks) = (Arc::clone(&self.shared), Arc::clone(&self.speaks));
         let driver = Driver::new(socket.clone(), shared, speaks, peer, self.now);
         let flag = Arc::new(Flag(AtomicBool::new(true)));

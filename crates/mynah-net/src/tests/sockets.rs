@@ -17,11 +17,7 @@ fn start(config: NetConfig) -> (Arc<Broker>, Net, Arc<Seen>) {
     let broker = Broker::start(BrokerConfig::default()).unwrap();
     let lines = Lines::default();
     let seen = Arc::clone(&lines.0);
-    let spec = ListenerSpec {
-        name: "test".to_owned(),
-        bind: "127.0.0.1:0".parse().unwrap(),
-        protocols: vec![Arc::new(lines)],
-    };
+    let spec = ListenerSpec::new("test".to_owned(), "127.0.0.1:0".parse().unwrap(), vec![Arc::new(lines)]);
     let net = Net::start(&broker, vec![spec], config).unwrap();
     (broker, net, seen)
 }
@@ -86,9 +82,9 @@ async fn no_more_connections_than_allowed() {
 async fn a_port_in_use_is_an_error_that_names_the_listener() {
     let (broker, net, _) = start(NetConfig::default());
     let bind = net.addresses()[0].1;
-    let spec = ListenerSpec { name: "second".to_owned(), bind, protocols: Vec::new() };
+    let spec = ListenerSpec::new("second", bind, Vec::new());
     let error = Net::start(&broker, vec![spec], NetConfig::default()).unwrap_err();
-    let ListenError::Bind { name, bind: at, .. } = error;
+    let ListenError::Bind { name, bind: at, .. } = error else { panic!("{error}") };
     assert_eq!((name.as_str(), at), ("second", bind));
 }
 

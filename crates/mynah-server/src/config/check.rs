@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use argon2::password_hash::PasswordHash;
 
 use super::problem::{Origin, Problem};
-use super::settings::{Anonymous, Bind, Config, ListenerProtocol};
+use super::settings::{Anonymous, Bind, ClientCert, Config, Listener, ListenerProtocol, UserFrom};
 use super::tree::{Node, Step, dotted};
 
 /// Errors and warnings of one configuration, with their places in `tree`.
@@ -80,10 +80,41 @@ impl<'a> Judge<'a> {
                 let text = format!("\"{}\" is the name of listeners[{first}] already", listener.name);
                 self.error(at("name"), text);
             }
-            if listener.protocol == ListenerProtocol::Websocket {
-                let text =
-                    "websocket listeners are not available in this version; use mqtt, stomp, amqp or auto";
-                self.error(at("protocol"), text);
+            self.listener(index, listener);
+        }
+    }
+
+    fn listener(&mut self, index: usize, listener: &Listener) {
+        let at = |name: &str| vec![key("listeners"), Step::Index(index), key(name)];
+        for net in &listener.proxy_protocol {
+            if parse_net(net).is_none() {
+                let text = format!("\"{}\" is neither an address nor a network", net.escape_debug());
+                self.error(at("proxy_protocol"), text);
+            }
+        }
+        if !listener.origins.is_empty() && listener.protocol != ListenerProtocol::Websocket {
+            self.error(at("origins"), "is for listeners of protocol websocket");
+        }
+        if let Some(tls) = &listener.tls {
+            if tls.client_cert != ClientCert::None && tls.client_ca.is_none() {
+                self.error(at("tls"), "client_cert needs client_ca, which says whose certificates are good");
+            }
+            if tls.user_from != UserFrom::None && tls.client_cert == ClientCert::None {
+                self.error(at("tls"), "user_from needs client_cert: optional or required");
+            }
+        }
+        if let Some(mqtt) = &listener.mqtt {
+            if mqtt.versions.is_empty() {
+                self.error(at("mqtt"), "versions is empty: nobody could connect");
+            }
+            if mqtt.qos_max > 2 {
+                self.error(at("mqtt"), "qos_max is 0, 1 or 2");
+            }
+            if mqtt.receive_max == 0 {
+                self.error(at("mqtt"), "receive_max must be above 0");
+            }
+            if mqtt.mount_point.contains(['+', '#']) {
+                self.error(at("mqtt"), "mount_point is a topic: no + and no #");
             }
         }
     }
@@ -257,4 +288,10 @@ fn judge_hash(text: &str) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// An address, or a network such as `10.0.0.0/8`.
+pub(crate) fn parse_net(text: &str) -> Option<mynah_net::IpNet> {
+    let text = text.trim();
+    text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(Into::into))
 }

@@ -19,8 +19,13 @@ mod tests;
 
 use std::path::Path;
 
+pub(crate) use check::parse_net;
 pub(crate) use problem::{Origin, Problem};
-pub(crate) use settings::{Anonymous, Config, ListenerProtocol, LogFormat, Rule, RuleAction, Secret, User};
+pub(crate) use settings::{
+    Anonymous, ClientCert, Config, Listener, ListenerAnonymous, ListenerProtocol, LogFormat, MqttTerms,
+    MqttVersion, Rule, RuleAction, Secret, Tls, User, UserFrom,
+};
+pub(crate) use units::Size;
 
 use tree::Node;
 

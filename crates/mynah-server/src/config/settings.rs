@@ -11,7 +11,7 @@ use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::limits::{Limits, Queues, Store};
-use super::units::Span;
+use super::units::{Size, Span};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,105 @@ pub(crate) struct Listener {
     pub(crate) name: String,
     pub(crate) protocol: ListenerProtocol,
     pub(crate) bind: Bind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<Tls>,
+    /// Instead of `auth.anonymous`: always or never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) anonymous: Option<ListenerAnonymous>,
+    /// Addresses and networks of proxies, which must then say who is at the other end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) proxy_protocol: Vec<String>,
+    /// Pages whose scripts may connect to a websocket listener; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) origins: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mqtt: Option<MqttTerms>,
+}
+
+/// Whom a listener lets in without a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ListenerAnonymous {
+    Never,
+    Always,
+}
+
+/// Certificates of a listener; all files are PEM and read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// The server's own first, then those that signed it.
+    pub(crate) cert: String,
+    pub(crate) key: String,
+    /// Who may sign clients' certificates.
+    #[serde(default)]
+    pub(crate) client_ca: Option<String>,
+    #[serde(default)]
+    pub(crate) client_cert: ClientCert,
+    #[serde(default)]
+    pub(crate) user_from: UserFrom,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ClientCert {
+    #[default]
+    None,
+    Optional,
+    Required,
+}
+
+/// What of a client's certificate is the user's name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UserFrom {
+    #[default]
+    None,
+    CommonName,
+    Subject,
+}
+
+/// What MQTT clients of one listener may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct MqttTerms {
+    pub(crate) versions: Vec<MqttVersion>,
+    /// 0, 1 or 2.
+    pub(crate) qos_max: u8,
+    pub(crate) packet_bytes_max: Option<Size>,
+    /// Zero: no maximum.
+    pub(crate) keep_alive_max: Span,
+    pub(crate) topic_alias_max: u16,
+    pub(crate) receive_max: u16,
+    pub(crate) retain: bool,
+    /// Before every topic its clients name, and taken off again; empty: none.
+    pub(crate) mount_point: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MqttVersion {
+    #[serde(rename = "3.1")]
+    V31,
+    #[serde(rename = "3.1.1")]
+    V311,
+    #[serde(rename = "5.0")]
+    V5,
+}
+
+impl Default for MqttTerms {
+    fn default() -> Self {
+        Self {
+            versions: vec![MqttVersion::V31, MqttVersion::V311, MqttVersion::V5],
+            qos_max: 2,
+            packet_bytes_max: None,
+            keep_alive_max: Span::secs(0),
+            topic_alias_max: 32,
+            receive_max: 4096,
+            retain: true,
+            mount_point: String::new(),
+        }
+    }
 }
 
 /// What a listener speaks.
@@ -52,7 +151,7 @@ pub(crate) enum ListenerProtocol {
     Amqp,
     /// Any of the above, told apart by the first bytes.
     Auto,
-    /// Known to the grammar so that `check` can say it is not there yet.
+    /// MQTT and STOMP in WebSocket frames, at /mqtt, /stomp and /ws.
     Websocket,
 }
 
@@ -222,6 +321,11 @@ impl Default for Config {
             name: name.to_owned(),
             protocol,
             bind: Bind::loopback(port),
+            tls: None,
+            anonymous: None,
+            proxy_protocol: Vec::new(),
+            origins: Vec::new(),
+            mqtt: None,
         };
         Self {
             data_dir: "./data".to_owned(),
@@ -229,6 +333,7 @@ impl Default for Config {
                 listener("mqtt", ListenerProtocol::Mqtt, 1883),
                 listener("stomp", ListenerProtocol::Stomp, 61613),
                 listener("amqp", ListenerProtocol::Amqp, 5672),
+                listener("websocket", ListenerProtocol::Websocket, 15674),
             ],
             admin: Admin::default(),
             metrics: Metrics::default(),

@@ -96,7 +96,7 @@ fn a_file_changes_only_what_it_names() {
     let config =
         loaded("log: { level: debug }\nlimits:\n  message_bytes_max: 1MiB\n  login_timeout: 5s\n", &[]);
     assert_eq!(config.log.level.as_str(), "debug");
-    assert_eq!(config.limits.message_bytes_max, units::Size::mib(1));
+    assert_eq!(config.limits.message_bytes_max, Size::mib(1));
     assert_eq!(config.limits.login_timeout, Span::secs(5));
     assert_eq!(config.limits.login_timeout_stomp, Span::secs(60));
     assert_eq!(config.listeners, Config::default().listeners);
@@ -197,12 +197,26 @@ fn values_that_are_wrong_together() {
     let same = "listeners:\n  - { name: a, protocol: mqtt, bind: \"127.0.0.1:15672\" }\n";
     check_refused(same, "m.yaml:2:38: listeners[0].bind: 127.0.0.1:15672 is taken by admin.bind already", "");
     check_refused("listeners: []\n", "m.yaml:1:12: listeners: is empty", "protocol: mqtt");
-    let websocket = "listeners: [ { name: w, protocol: websocket, bind: \"127.0.0.1:1\" } ]\n";
-    check_refused(
-        websocket,
-        "m.yaml:1:35: listeners[0].protocol: websocket listeners are not available",
-        "use mqtt",
-    );
+    let listener =
+        |more: &str| format!("listeners: [ {{ name: w, protocol: mqtt, bind: \"127.0.0.1:1\", {more} }} ]\n");
+    for (more, problem) in [
+        ("origins: [x]", "origins: is for listeners of protocol websocket"),
+        ("proxy_protocol: [10.0.0.0/33]", "is neither an address nor a network"),
+        ("tls: { cert: a, key: b, client_cert: required }", "client_cert needs client_ca"),
+        ("tls: { cert: a, key: b, user_from: subject }", "user_from needs client_cert"),
+        ("mqtt: { qos_max: 3 }", "qos_max is 0, 1 or 2"),
+        ("mqtt: { mount_point: a/+ }", "no + and no #"),
+    ] {
+        check_refused(&listener(more), "m.yaml:1:", problem);
+    }
+    for (rule, problem) in [
+        ("{ to: [a] }", "needs either allow or deny"),
+        ("{ allow: [publish], deny: [publish], to: [a] }", "needs either allow or deny"),
+        ("{ allow: [publish], to: [] }", "is empty: the rule would never match"),
+        ("{ allow: [publish], to: [\"a/#/b\"] }", "stand for whole levels"),
+    ] {
+        check_refused(&format!("auth: {{ rules: [ {rule} ] }}\n"), "m.yaml:1:", problem);
+    }
     check_refused(
         "auth: { users: [ { name: a } ] }\n",
         "m.yaml:1:18: auth.users[0]: needs a password_hash",
@@ -284,7 +298,7 @@ fn variables_override_the_file() {
     );
     assert_eq!(config.log.level.as_str(), "trace");
     assert_eq!(config.admin.bind.0.port(), 0);
-    assert_eq!(config.limits.message_bytes_max, units::Size::mib(2));
+    assert_eq!(config.limits.message_bytes_max, Size::mib(2));
     assert_eq!(config.limits.connections_max, 10);
     assert!(!config.queues.auto_create);
 }
@@ -296,7 +310,7 @@ fn variables_reach_list_items_by_number_and_by_name() {
         &[("MYNAH_LISTENERS__0__BIND", "127.0.0.1:1"), ("MYNAH_LISTENERS__STOMP__BIND", "127.0.0.1:2")],
     );
     let ports: Vec<u16> = config.listeners.iter().map(|l| l.bind.0.port()).collect();
-    assert_eq!(ports, [1, 2, 5672]);
+    assert_eq!(ports, [1, 2, 5672, 15674]);
     let config = loaded(
         "auth: { users: [] }\n",
         &[("MYNAH_AUTH__USERS__APP__PASSWORD", "12345"), ("MYNAH_AUTH__USERS__APP__LOOPBACK_ONLY", "true")],
@@ -333,7 +347,7 @@ fn wrong_variables_are_named() {
     );
     assert!(
         one("MYNAH_LISTENERS__9__BIND", "127.0.0.1:1")
-            .starts_with("MYNAH_LISTENERS__9__BIND: there are only 3 items")
+            .starts_with("MYNAH_LISTENERS__9__BIND: there are only 4 items")
     );
     assert!(one("MYNAH_LOG____LEVEL", "info").contains("empty part"));
     assert!(one("MYNAH_LISTENERS__NEW__BIND", "127.0.0.1:1").contains("the key \"protocol\" is missing"));

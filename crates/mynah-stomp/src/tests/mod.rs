@@ -40,8 +40,7 @@ impl Client {
 
     fn with(config: StompConfig) -> Self {
         let now = Instant::now();
-        let peer =
-            Peer { connection: 7, address: "127.0.0.1:5000".parse().unwrap(), listener: Arc::from("stomp") };
+        let peer = Peer::new(7, "127.0.0.1:5000".parse().unwrap(), Arc::from("stomp"));
         Self {
             connection: Stomp::new(config).accept(&peer, now),
             host: RecordingHost::default(),
