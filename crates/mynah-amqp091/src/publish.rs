@@ -346,6 +346,7 @@ impl Amqp091Connection {
             mandatory: whole.mandatory,
             transaction: channel.transaction.as_ref().map(|transaction| transaction.id),
             note: None,
+            delay_ms: 0,
         };
         host.publish(Some(ticket), &publish);
         Ok(())

@@ -193,6 +193,14 @@ impl Broker {
                     }
                 }
                 Due::System => self.renew_sys(now),
+                Due::Delayed { host, number } => {
+                    if let Some(host) = self.host(&host) {
+                        let mut batch = self.own_batch();
+                        host.send_delayed(&mut batch, number, now);
+                        batch.finish(&host, now);
+                        batch.end();
+                    }
+                }
                 Due::Client { host, client } => {
                     if let (Some(host), Some(client)) = (self.host(&host), client.upgrade()) {
                         let mut batch = self.own_batch();

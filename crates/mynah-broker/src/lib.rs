@@ -14,6 +14,7 @@ mod bindings;
 mod broker;
 mod config;
 pub mod connections;
+mod delayed;
 pub mod durable;
 pub mod host;
 pub mod inbox;

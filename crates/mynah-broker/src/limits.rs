@@ -79,3 +79,9 @@ pub const TRANSACTIONS_MAX: usize = 1_000;
 
 /// Bytes of messages staged in all transactions of one connection.
 pub const TRANSACTION_BYTES_MAX: usize = 64 << 20;
+
+/// Delayed messages of one virtual host; they wait in memory.
+pub const DELAYED_MESSAGES_MAX: usize = 1_000_000;
+
+/// Bytes of them.
+pub const DELAYED_BYTES_MAX: usize = 256 << 20;

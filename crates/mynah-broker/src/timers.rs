@@ -30,6 +30,8 @@ pub enum Due {
     Messages(Arc<str>, Weak<QueueHandle>),
     /// A queue may have been unused for long enough.
     Unused(Arc<str>, Weak<QueueHandle>),
+    /// A delayed message.
+    Delayed { host: Arc<str>, number: u64 },
     /// The values under `$SYS` are to be renewed.
     System,
     /// A client's will or session.

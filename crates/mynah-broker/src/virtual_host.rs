@@ -14,6 +14,7 @@ use mynah_core::{Address, AddressRef, Filter, PublishRef, Value, words};
 use parking_lot::Mutex;
 
 use crate::broker::Shared;
+use crate::delayed::Delayed;
 use crate::queues::{Home, QueueHandle, QueueKind};
 use crate::retained::Retained;
 use crate::routing::{
@@ -29,6 +30,7 @@ pub struct VirtualHost {
     pub queues: DashMap<Arc<str>, Arc<QueueHandle>>,
     pub clients: DashMap<Arc<str>, Arc<Client>>,
     pub retained: Retained,
+    pub(crate) delayed: Delayed,
     pub shared: Arc<Shared>,
     /// Exchanges that topics lead to, so that deleting one need not search for its filters. Locked with the routing table locked.
     pub(crate) topics_to_exchanges: Mutex<HashMap<Arc<str>, Vec<Filter>>>,
@@ -53,6 +55,7 @@ impl VirtualHost {
             queues: DashMap::new(),
             clients: DashMap::new(),
             retained: Retained::new(shared.config.retained_messages_max),
+            delayed: Delayed::default(),
             shared,
             topics_to_exchanges: Mutex::default(),
             names: AtomicU64::new(1),

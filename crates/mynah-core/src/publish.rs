@@ -33,6 +33,8 @@ pub struct PublishRef<'a> {
     /// Set: the same as [`crate::protocol::Host::note`] with this key and no bytes, in one with keeping the message: either both
     /// survive a crash or none.
     pub note: Option<u32>,
+    /// To be published so many milliseconds later; 0 is now.
+    pub delay_ms: u64,
 }
 
 impl<'a> PublishRef<'a> {
@@ -46,6 +48,7 @@ impl<'a> PublishRef<'a> {
             mandatory: false,
             transaction: None,
             note: None,
+            delay_ms: 0,
         }
     }
 

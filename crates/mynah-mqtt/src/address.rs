@@ -23,6 +23,7 @@ use crate::reason::{Fault, Reason};
 pub(crate) const QUEUE: &str = "$queue/";
 const EXCHANGE: &str = "$exchange/";
 const P2P: &str = "$P2P/";
+const DELAYED: &str = "$delayed/";
 const SYS: &str = "$SYS";
 
 /// Where a PUBLISH goes. The topic is valid and not empty.
@@ -34,6 +35,25 @@ pub(crate) fn address_of(topic: &str) -> Result<AddressRef<'_>, Fault> {
     match topic.as_bytes().first() {
         Some(b'$' | b'#') => special_address(topic),
         _ => Ok(AddressRef::Topic(topic)),
+    }
+}
+
+/// The topic behind `$delayed/<seconds>/`, and the milliseconds to wait before it is published; 0 for any other topic.
+///
+/// # Errors
+/// 0x90 if the seconds are not a number of 32 bits, or no topic follows.
+#[inline]
+pub(crate) fn delayed(topic: &str) -> Result<(&str, u64), Fault> {
+    match topic.strip_prefix(DELAYED) {
+        None => Ok((topic, 0)),
+        Some(rest) => {
+            let (seconds, topic) = rest.split_once('/').unwrap_or((rest, ""));
+            let is_number = seconds.bytes().all(|digit| digit.is_ascii_digit());
+            match seconds.parse::<u32>() {
+                Ok(seconds) if is_number && !topic.is_empty() => Ok((topic, u64::from(seconds) * 1000)),
+                _ => Err(Fault::new(Reason::TOPIC_INVALID, "$delayed/<seconds>/<topic> is not well formed")),
+            }
+        }
     }
 }
 
@@ -170,7 +190,6 @@ mod tests {
             ("$exchange/e/a/b", AddressRef::Exchange { name: "e", key: "a/b" }),
             ("$P2P/client", AddressRef::Client("client")),
             ("$SYSTEM/x", AddressRef::Topic("$SYSTEM/x")),
-            ("$delayed/5/x", AddressRef::Topic("$delayed/5/x")),
         ] {
             assert_eq!(address_of(topic).unwrap(), address);
             assert_eq!(topic_of(address).unwrap(), topic);
@@ -179,6 +198,18 @@ mod tests {
         assert_eq!(address_of("$SYS/x").unwrap_err().reason, Reason::NOT_AUTHORIZED);
         assert_eq!(address_of("$queue/").unwrap_err().reason, Reason::TOPIC_INVALID);
         assert_eq!(address_of("$exchange//k").unwrap_err().reason, Reason::TOPIC_INVALID);
+    }
+
+    #[test]
+    fn topics_with_a_delay() {
+        assert_eq!(delayed("a/b").unwrap(), ("a/b", 0));
+        assert_eq!(delayed("$delayed").unwrap(), ("$delayed", 0));
+        assert_eq!(delayed("$delayed/0/a").unwrap(), ("a", 0));
+        assert_eq!(delayed("$delayed/15/a/b").unwrap(), ("a/b", 15_000));
+        assert_eq!(delayed("$delayed/4294967295/$queue/q").unwrap(), ("$queue/q", 4_294_967_295_000));
+        for topic in ["", "5", "5/", "/a", "x/a", "+5/a", "-1/a", "1.5/a", "4294967296/a"] {
+            assert_eq!(delayed(&[DELAYED, topic].concat()).unwrap_err().reason, Reason::TOPIC_INVALID);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use mynah_core::protocol::{Host, Refusal, Reply, Safe, Ticket};
 use mynah_core::{AddressRef, ContentRef, Guarantee, Header, PublishRef, Retain};
 
-use crate::address::{address_of, mounted, unescaped};
+use crate::address::{address_of, delayed, mounted, unescaped};
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::property::{Properties, id, put_field};
 use crate::codec::publish::{Facts, Publish, qos};
@@ -124,9 +124,11 @@ impl MqttConnection {
         }
         if publish.properties.is_empty() && publish.guarantee == Guarantee::AtMostOnce {
             // The shortest way; what it cannot do ends up below.
-            let topic = mounted(&self.config.mount_point, unescaped(publish.topic));
+            let Ok((topic, delay_ms)) = delayed(publish.topic) else { return Ok(()) };
+            let topic = mounted(&self.config.mount_point, unescaped(topic));
             if let Ok(address) = address_of(&topic) {
-                host.publish(None, &borrowed(&publish, &Facts::default(), address));
+                let published = borrowed(&publish, &Facts::default(), address);
+                host.publish(None, &PublishRef { delay_ms, ..published });
             }
             return Ok(());
         }
@@ -151,9 +153,16 @@ impl MqttConnection {
             "" => self.inbound.topic_of_alias(facts.alias),
             topic => topic,
         };
+        let (topic, delay_ms) = match delayed(topic) {
+            Ok(found) => found,
+            Err(fault) => {
+                self.refuse_publish(&publish, fault.reason, host);
+                return Ok(());
+            }
+        };
         match address_of(&mounted(&self.config.mount_point, unescaped(topic))) {
             Ok(address) => {
-                let mut published = borrowed(&publish, &facts, address);
+                let mut published = PublishRef { delay_ms, ..borrowed(&publish, &facts, address) };
                 if self.durable && publish.guarantee == Guarantee::ExactlyOnce {
                     // With the message, or it would come twice after a restart.
                     published.note = Some(received_key(publish.id));

@@ -370,6 +370,23 @@ impl Batch {
         }
     }
 
+    /// Notes that this was received, with what is written next.
+    pub(crate) fn note_publish(&mut self, note: Option<u32>) {
+        self.notes.extend(note);
+    }
+
+    /// Writes something with the notes, safe before the turn's bytes leave.
+    pub(crate) fn write_with_notes(&mut self, host: &VirtualHost, fill: impl FnOnce(&mut Records)) {
+        self.writing.begin();
+        self.write_notes();
+        self.noted = false;
+        fill(&mut self.writing.records);
+        if !self.writing.records.is_empty() {
+            self.writing.records.demand_sync();
+            host.shared.append(&self.writing.records);
+        }
+    }
+
     /// What the dead letter has left behind, if it has gone nowhere that is kept.
     pub(super) fn settle_origin(&mut self, host: &VirtualHost) {
         let Some((from, origin)) = self.origin.take() else { return };

@@ -42,6 +42,7 @@ impl Broker {
         self.recover_bindings(&mut void)?;
         self.recover_sessions(now, notes, &mut void)?;
         self.recover_retained(now, &mut void)?;
+        self.recover_delayed()?;
         self.shared.write(|records| {
             void.0.iter().for_each(|(space, key)| records.delete(*space, key));
         });
@@ -180,6 +181,19 @@ impl Broker {
                 self.host_for(host).retained.set(topic, &Arc::new(message));
             }
         })
+    }
+
+    fn recover_delayed(&self) -> io::Result<()> {
+        for (key, value) in self.read(Space::Delayed)? {
+            let restored = names(&key).is_some_and(|names| match names.as_slice() {
+                [host, number] => self.host_for(host).restore_delayed(number, &value),
+                _ => false,
+            });
+            if !restored {
+                warn!("a delayed message cannot be read: left alone");
+            }
+        }
+        Ok(())
     }
 
     /// Groups whose last durable member has gone.

@@ -291,6 +291,10 @@ impl Host for Turn<'_> {
         if publish.note.is_some() && self.batch.session.is_none() {
             self.batch.session = self.session_number();
         }
+        if publish.delay_ms > 0 {
+            self.publish_later(ticket, publish);
+            return;
+        }
         self.batch.publish(&self.host.host, self.now, ticket, publish);
     }
 

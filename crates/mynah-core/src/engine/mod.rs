@@ -107,10 +107,12 @@ pub enum Space {
     Retained = 6,
     User = 7,
     Policy = 8,
+    /// Messages to be published later.
+    Delayed = 9,
 }
 
 impl Space {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Meta,
         Self::Queue,
         Self::Exchange,
@@ -120,6 +122,7 @@ impl Space {
         Self::Retained,
         Self::User,
         Self::Policy,
+        Self::Delayed,
     ];
 
     #[must_use]
@@ -139,6 +142,7 @@ impl Space {
             Self::Retained => "retained",
             Self::User => "user",
             Self::Policy => "policy",
+            Self::Delayed => "delayed",
         }
     }
 }

@@ -66,6 +66,7 @@ impl StompConnection {
             mandatory: route.mandatory,
             transaction,
             note: None,
+            delay_ms: 0,
         };
         if let Some(ticket) = ticket {
             let receipt = send.receipt.map(|raw| frame.text(raw).into());
