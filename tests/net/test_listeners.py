@@ -6,6 +6,19 @@ import pytest
 
 from support.clients.common import Nothing, Refused
 from support.clients.mqtt import MqttClient
+from support.packets import (
+    DISCONNECT,
+    V5,
+    V31,
+    V311,
+    Raw,
+    connect,
+    packet,
+    properties,
+    publish,
+    subscribe,
+    unsubscribe,
+)
 
 CONNECT = bytes.fromhex("100c00044d5154540402003c0000")
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -138,3 +151,67 @@ def test_a_mount_point_is_a_world_of_its_own(listener):
     outside.publish("topic", "tenant/b/z", b"to others", retain=True)
     with pytest.raises(Nothing):
         inside.receive(timeout=0.3)
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+def test_clients_are_sent_to_another_server(listener, permanent):
+    """[MQTT 5.0 4.11]; 3.x is told "not now"."""
+    broker = listener(mqtt={"redirect": "other.example:1883", "redirect_permanent": permanent})
+    raw = Raw(broker, V5, "one")
+    assert raw.connack.reason == (0x9D if permanent else 0x9C)
+    assert raw.connack.prop(0x1C) == "other.example:1883"
+    raw.expect_close()
+    raw = Raw(broker, V311, "one")
+    assert raw.connack.reason == 3
+    raw.expect_close()
+    MqttClient(broker).close()
+
+
+#: What a tolerant listener overlooks and a strict one does not: (versions, CONNECT, what follows).
+HARMLESS = {
+    "flags of SUBSCRIBE": ([V311, V5], {}, lambda v: b"\x80" + subscribe(v, [("t", 0)])[1:]),
+    "flags of UNSUBSCRIBE": ([V311, V5], {}, lambda v: b"\xa0" + unsubscribe(v, ["t"])[1:]),
+    "flags of PINGREQ": ([V311, V5], {}, lambda v: b"\xc1\0"),
+    "DUP with QoS 0": ([V311, V5], {}, lambda v: publish(v, "t", dup=True)),
+    "reserved connect flag": ([V311, V5], {"flags": 1}, lambda v: b""),
+    "will QoS without a will": ([V311, V5], {"flags": 8}, lambda v: b""),
+    "no identifier, not clean": ([V31, V311], {"clean": False}, lambda v: b""),
+    "no identifier": ([V31], {}, lambda v: b""),
+    "session expiry in DISCONNECT after 0": ([V5], {}, lambda v: packet(DISCONNECT, b"\0" + properties([(0x11, 9)]))),
+}
+
+
+@pytest.mark.parametrize("what", HARMLESS)
+def test_strict_and_tolerant(broker, listener, what):
+    tolerant = listener(mqtt={"strictness": "tolerant"})
+    versions, options, sent = HARMLESS[what]
+    for version in versions:
+        named = {"client": "c", **options} if "identifier" not in what and version == V31 else options
+        raw = Raw(broker, version, login=False)
+        raw.send(connect(version, **named) + sent(version))
+        raw.expect_close(anything=True)
+        raw = Raw(tolerant, version, "one", **named)
+        assert raw.connack.reason == 0
+        raw.send(sent(version))
+        if "DISCONNECT" in what:
+            raw.expect_close()
+        else:
+            raw.ping()
+        raw.close()
+
+
+def test_tolerant_waits_beyond_the_receive_maximum(listener):
+    broker = listener(mqtt={"strictness": "tolerant", "receive_max": 5})
+    raw = Raw(broker, V5, "one")
+    raw.send(b"".join(publish(V5, "t", qos=2, number=number) for number in range(1, 50)))
+    assert [got.number for got in raw.ping()] == list(range(1, 50))
+    raw.close()
+
+
+def test_tolerant_is_no_less_safe(listener):
+    broker = listener(mqtt={"strictness": "tolerant"})
+    for sent in (publish(V5, "a/#"), publish(V5, b"\xed\xa0\x80"), b"\x30\x80\x80\x80\x80\x01", connect(V5)):
+        raw = Raw(broker, V5, "one")
+        raw.send(sent)
+        raw.expect_kind(DISCONNECT)
+        raw.expect_close()

@@ -101,6 +101,7 @@ impl Amqp091Connection {
             },
             Reply::Published { .. }
             | Reply::Authenticated { .. }
+            | Reply::Challenge(_)
             | Reply::Opened(_)
             | Reply::Attached(_)
             | Reply::Detached { .. }

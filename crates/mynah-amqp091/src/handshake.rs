@@ -152,7 +152,7 @@ impl Amqp091Connection {
         reply: Reply,
         host: &mut dyn Host,
     ) -> Result<(), Violation> {
-        if let Reply::Authenticated { user } = reply {
+        if let Reply::Authenticated { user, .. } = reply {
             self.user = user;
             let tune = Response::ConnectionTune {
                 channel_max: self.config.channel_max,

@@ -614,6 +614,7 @@ impl Verdicts {
             }
             // No answer to a publish; but an answer, so the message is in the broker's hands.
             Reply::Authenticated { .. }
+            | Reply::Challenge(_)
             | Reply::Opened(_)
             | Reply::Attached(_)
             | Reply::Detached { .. }

@@ -11,8 +11,10 @@ use mynah_core::protocol::{Peer, Refusal, RefusalKind};
 use parking_lot::Mutex;
 
 use crate::config::{Anonymous, AuthConfig, Password, User};
+use crate::guard::Guard;
 use crate::limits::VERIFIED_PASSWORDS_MAX;
 use crate::rules::{Action, Rules, Who};
+use crate::scram::{self, Secret};
 use crate::virtual_host::TOPIC_EXCHANGE;
 
 /// The name of those who did not give one.
@@ -23,6 +25,11 @@ pub struct Access {
     anonymous: Anonymous,
     users: HashMap<String, User>,
     pub rules: Rules,
+    pub(crate) guard: Guard,
+    /// Secrets of users whose password is in the clear, made when first needed.
+    secrets: Mutex<HashMap<String, Secret>>,
+    /// Of what is told to users that do not exist.
+    seed: [u8; 32],
     // Two keyed hashes of user and password that were verified before: argon2 is slow on purpose, once is enough.
     verified: Mutex<HashMap<u64, u64>>,
     keys: (RandomState, RandomState),
@@ -46,6 +53,10 @@ impl Access {
             anonymous: config.anonymous,
             users: config.users.iter().map(|user| (user.name.clone(), user.clone())).collect(),
             rules: Rules::new(config.rules.clone()),
+            guard: Guard::new(config.failures_max),
+            secrets: Mutex::default(),
+            // Without randomness nobody could log in that way at all.
+            seed: scram::random().unwrap_or_default(),
             verified: Mutex::default(),
             keys: (RandomState::new(), RandomState::new()),
         }
@@ -71,11 +82,8 @@ impl Access {
     #[must_use]
     pub fn password(&self, peer: SocketAddr, name: &str, password: &[u8]) -> Login {
         let Some(user) = self.users.get(name) else { return Login::No(wrong()) };
-        if user.loopback_only && !peer.ip().to_canonical().is_loopback() {
-            return Login::No(Refusal::new(
-                RefusalKind::Unauthenticated,
-                format!("user '{name}' may only connect from this machine"),
-            ));
+        if let Err(refusal) = may_come_from(peer, user) {
+            return Login::No(refusal);
         }
         match &user.password {
             Password::Clear(expected) => {
@@ -100,14 +108,38 @@ impl Access {
     /// # Errors
     /// The password is wrong.
     pub fn verify(&self, name: &str, password: &[u8], hash: &str) -> Result<Arc<str>, Refusal> {
-        let parsed = PasswordHash::new(hash).map_err(|_| wrong())?;
-        Argon2::default().verify_password(password, &parsed).map_err(|_| wrong())?;
+        if hash.starts_with(scram::MECHANISM) {
+            Secret::parse(hash).filter(|secret| secret.verify(password)).ok_or_else(wrong)?;
+        } else {
+            let parsed = PasswordHash::new(hash).map_err(|_| wrong())?;
+            Argon2::default().verify_password(password, &parsed).map_err(|_| wrong())?;
+        }
         let mut verified = self.verified.lock();
         if verified.len() >= VERIFIED_PASSWORDS_MAX {
             verified.clear();
         }
         verified.insert(self.keys.0.hash_one((name, password)), self.keys.1.hash_one((name, password, hash)));
         Ok(name.into())
+    }
+
+    /// What SCRAM needs to know of a user; `None` if there is no such user, not from there, or only an argon2 hash of the password.
+    #[must_use]
+    pub fn scram_secret(&self, peer: SocketAddr, name: &str) -> Option<Secret> {
+        let user = self.users.get(name).filter(|user| may_come_from(peer, user).is_ok())?;
+        match &user.password {
+            Password::Hash(stored) => Secret::parse(stored),
+            Password::Clear(password) => {
+                if let Some(known) = self.secrets.lock().get(name) {
+                    return Some(known.clone());
+                }
+                let secret = Secret::of_password(password.as_bytes()).ok()?;
+                Some(self.secrets.lock().entry(name.to_owned()).or_insert(secret).clone())
+            }
+        }
+    }
+
+    pub(crate) fn seed(&self) -> &[u8; 32] {
+        &self.seed
     }
 
     /// Whether a user may do this; the one place that is asked for live, retained, dead-lettered and HTTP traffic.
@@ -120,7 +152,10 @@ impl Access {
             (Action::Publish, AddressRef::Topic(topic)) => topic.starts_with("$SYS/"),
             (Action::Publish, AddressRef::Exchange { name: TOPIC_EXCHANGE, key }) => key.starts_with("$SYS."),
             // A client's own address is nobody else's to listen to.
-            (Action::Subscribe, AddressRef::Topic(topic)) => topic.starts_with("$P2P/"),
+            (Action::Subscribe, AddressRef::Topic(topic)) if topic.starts_with("$P2P/") => true,
+            (Action::Subscribe, AddressRef::Topic(topic)) => {
+                topic.strip_prefix("$response/").is_some_and(|rest| !is_of(who.client, rest))
+            }
             _ => false,
         };
         if reserved {
@@ -143,12 +178,27 @@ impl Access {
     }
 }
 
-fn wrong() -> Refusal {
+/// What stands behind `$response/` is below a client's own word.
+fn is_of(client: &str, rest: &str) -> bool {
+    rest.split('/').next() == Some(client) && !client.contains(['+', '#'])
+}
+
+fn may_come_from(peer: SocketAddr, user: &User) -> Result<(), Refusal> {
+    if user.loopback_only && !peer.ip().to_canonical().is_loopback() {
+        return Err(Refusal::new(
+            RefusalKind::Unauthenticated,
+            format!("user '{}' may only connect from this machine", user.name),
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn wrong() -> Refusal {
     Refusal::new(RefusalKind::Unauthenticated, "unknown user or wrong password")
 }
 
 /// Compares without telling by the time it takes where the difference is.
-fn same(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
@@ -162,6 +212,7 @@ mod tests {
         let hash = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$";
         Access::new(&AuthConfig {
             anonymous: Anonymous::Loopback,
+            failures_max: 0,
             rules: Vec::new(),
             users: vec![
                 user("guest", Password::Clear("guest".into()), true),

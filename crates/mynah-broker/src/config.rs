@@ -28,6 +28,8 @@ pub struct BrokerConfig {
 pub struct AuthConfig {
     pub anonymous: Anonymous,
     pub users: Vec<User>,
+    /// Failed logins of an address or a user before further ones are slowed down; 0: they never are.
+    pub failures_max: u32,
     /// Empty: everybody who is let in may do everything.
     pub rules: Vec<Rule>,
 }
@@ -50,7 +52,7 @@ pub struct User {
 #[derive(Clone)]
 pub enum Password {
     Clear(String),
-    /// An argon2 hash in PHC form.
+    /// An argon2 hash in PHC form, or what SCRAM-SHA-256 stores.
     Hash(String),
 }
 
@@ -76,7 +78,12 @@ pub struct QueueConfig {
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
-            auth: AuthConfig { anonymous: Anonymous::Loopback, users: Vec::new(), rules: Vec::new() },
+            auth: AuthConfig {
+                anonymous: Anonymous::Loopback,
+                users: Vec::new(),
+                failures_max: 10,
+                rules: Vec::new(),
+            },
             virtual_hosts: vec!["/".to_owned()],
             inbox_bytes_max: 8 << 20,
             message_bytes_max: 16 << 20,

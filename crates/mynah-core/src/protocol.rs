@@ -133,7 +133,7 @@ pub trait Host {
     /// Bytes for the peer; written once, at the end of the batch.
     fn wire(&mut self) -> &mut BytesMut;
 
-    /// Replies `Authenticated` or `Refused`.
+    /// Replies `Authenticated`, `Challenge` or `Refused`.
     fn authenticate(&mut self, ticket: Ticket, credentials: Credentials<'_>);
 
     /// Names the client, and for a durable session takes it over. Replies `Opened` or `Refused`.
@@ -206,7 +206,15 @@ pub enum Farewell {
 #[derive(Debug, Clone, Copy)]
 pub enum Credentials<'a> {
     Anonymous,
-    Password { user: &'a str, password: &'a [u8] },
+    Password {
+        user: &'a str,
+        password: &'a [u8],
+    },
+    /// One message of the client in a login of several; each has a ticket of its own.
+    Sasl {
+        mechanism: &'a str,
+        data: &'a [u8],
+    },
 }
 
 /// When a note must be safe.
@@ -420,7 +428,11 @@ pub enum Reply {
     /// The name the client goes by from now on.
     Authenticated {
         user: Arc<str>,
+        /// The broker's last word in a login of several messages.
+        proof: Bytes,
     },
+    /// The login goes on: what the client has to answer.
+    Challenge(Bytes),
     Opened(Box<Opened>),
     /// In how many places it was put. For a durable message to a durable queue: and it is on disk.
     Published {

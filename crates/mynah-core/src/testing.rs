@@ -57,7 +57,7 @@ impl RecordingHost {
             .map(|(ticket, text)| {
                 let rest = |skip: usize| text.split(' ').nth(skip).unwrap_or_default().to_owned();
                 let reply = match text.split(' ').next().unwrap_or_default() {
-                    "authenticate" => Reply::Authenticated { user: rest(1).into() },
+                    "authenticate" => Reply::Authenticated { user: rest(1).into(), proof: Bytes::new() },
                     "open" => Reply::Opened(Box::new(Opened {
                         present: false,
                         client_id: rest(1).into(),
@@ -94,6 +94,9 @@ impl Host for RecordingHost {
     fn authenticate(&mut self, ticket: Ticket, credentials: Credentials<'_>) {
         let text = match credentials {
             Credentials::Anonymous => "authenticate anonymous".to_owned(),
+            Credentials::Sasl { mechanism, data } => {
+                format!("authenticate {mechanism} {}", String::from_utf8_lossy(data))
+            }
             Credentials::Password { user, password } => {
                 format!("authenticate {user} {}", String::from_utf8_lossy(password))
             }

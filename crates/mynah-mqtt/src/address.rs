@@ -24,6 +24,8 @@ pub(crate) const QUEUE: &str = "$queue/";
 const EXCHANGE: &str = "$exchange/";
 const P2P: &str = "$P2P/";
 const DELAYED: &str = "$delayed/";
+/// Before a client's identifier: where it is answered, and nobody else may subscribe.
+pub(crate) const RESPONSE: &str = "$response/";
 const SYS: &str = "$SYS";
 
 /// Where a PUBLISH goes. The topic is valid and not empty.

@@ -15,18 +15,22 @@ use crate::codec::ack::{Ack, AckKind};
 use crate::codec::control::Disconnect;
 use crate::codec::property::{Properties, Value, id, put_field};
 use crate::codec::{Frame, Packet, kind, split_frame};
+use crate::enhanced::Enhanced;
 use crate::inbound::Inbound;
 use crate::login::{Login, capped, expiry_of};
 use crate::outbound::Outbound;
 use crate::parked::Parked;
 use crate::reason::{Fault, Reason};
 use crate::subscription::Subscriptions;
+use crate::tolerant;
 use crate::version::Version;
 
 /// What a ticket asks for: its upper byte. The rest is the asker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TicketKind {
     Authenticate,
+    /// The client proves again who it is.
+    Renew,
     Open,
     /// Packet identifier.
     AtLeastOnce,
@@ -41,8 +45,9 @@ pub(crate) enum TicketKind {
 }
 
 impl TicketKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Authenticate,
+        Self::Renew,
         Self::Open,
         Self::AtLeastOnce,
         Self::ExactlyOnce,
@@ -66,6 +71,8 @@ pub(crate) enum State {
     /// Nothing but CONNECT is understood.
     Start,
     Authenticating(Box<Login>),
+    /// The client has to answer with AUTH.
+    Challenged(Box<Login>),
     Opening(Box<Login>),
     Open,
     /// Good-bye was said; nothing is read any more.
@@ -85,6 +92,7 @@ pub(crate) struct MqttConnection {
     pub(crate) ends_with_connection: bool,
     /// Reason strings are wanted in acknowledgements [MQTT-3.1.2-29].
     pub(crate) problem_info: bool,
+    pub(crate) enhanced: Enhanced,
     /// Seconds; 0 = none.
     pub(crate) keep_alive: u16,
     /// The peer's maximum packet size; `u32::MAX` = none.
@@ -108,6 +116,7 @@ impl MqttConnection {
             durable: false,
             ends_with_connection: false,
             problem_info: true,
+            enhanced: Enhanced::No,
             keep_alive: 0,
             packet_max: u32::MAX,
             heard: now,
@@ -122,7 +131,7 @@ impl MqttConnection {
         let mut rest = bytes;
         while !rest.is_empty() {
             match &self.state {
-                State::Start => {
+                State::Start | State::Challenged(_) => {
                     let Some(after) = self.on_first_packet(now, rest, host)? else { break };
                     rest = after;
                 }
@@ -146,13 +155,18 @@ impl MqttConnection {
         host: &mut dyn Host,
     ) -> Result<Option<&'a [u8]>, Violation> {
         let fail = |fault: Fault| Err(fault.violation());
-        if bytes.first().is_some_and(|first| *first != kind::CONNECT << 4) {
+        let is_first = matches!(self.state, State::Start);
+        if is_first && bytes.first().is_some_and(|first| *first != kind::CONNECT << 4) {
             self.state = State::Closed;
             return fail(Fault::protocol("the first packet is not a CONNECT [MQTT-3.1.0-1]"));
         }
         match split_frame(bytes, self.config.login_bytes_max) {
             Ok(Some(frame)) => {
-                self.on_connect(now, frame.body, host)?;
+                if is_first {
+                    self.on_connect(now, frame.body, host)?;
+                } else {
+                    self.on_answer(&frame, host)?;
+                }
                 Ok(Some(frame.rest))
             }
             Ok(None) => Ok(None),
@@ -177,8 +191,11 @@ impl MqttConnection {
                 break true;
             }
             let done = match split_frame(rest, bytes_max) {
-                Ok(Some(frame)) => {
+                Ok(Some(mut frame)) => {
                     rest = frame.rest;
+                    if self.config.tolerant {
+                        frame.first = tolerant::header(frame.first);
+                    }
                     self.on_packet(now, &frame, host)
                 }
                 Ok(None) => break true,
@@ -201,7 +218,7 @@ impl MqttConnection {
     fn is_blocked(&self) -> bool {
         self.subscriptions.is_blocked()
             || self.inbound.is_blocked()
-            || (!self.version.has_properties()
+            || ((!self.version.has_properties() || self.config.tolerant)
                 && self.inbound.unanswered() >= u64::from(self.config.receive_max))
     }
 
@@ -232,9 +249,7 @@ impl MqttConnection {
                 Ok(())
             }
             Packet::Disconnect(packet) => self.on_disconnect(&packet, host),
-            Packet::Auth(_) => {
-                Err(Fault::protocol("AUTH without an authentication method in CONNECT [MQTT-4.12.0-6]"))
-            }
+            Packet::Auth(auth) => self.on_auth(&auth, host),
             Packet::Publish(_)
             | Packet::Connect(_)
             | Packet::ConnAck(_)
@@ -249,7 +264,9 @@ impl MqttConnection {
             (id::SESSION_EXPIRY, Value::Four(seconds)) => Some(seconds),
             _ => None,
         });
-        if self.ends_with_connection && wanted.is_some_and(|seconds| seconds > 0) {
+        let raised = self.ends_with_connection && wanted.is_some_and(|seconds| seconds > 0);
+        let wanted = wanted.filter(|_| !raised);
+        if raised && !self.config.tolerant {
             return Err(Fault::protocol("session expiry raised in DISCONNECT after 0 in CONNECT"));
         }
         if packet.properties.iter().any(|(id, _)| id == id::SERVER_REFERENCE) {
@@ -291,6 +308,7 @@ impl MqttConnection {
                     }
                 }
                 TicketKind::Authenticate | TicketKind::Open => self.on_login_reply(now, reply, host)?,
+                TicketKind::Renew => self.on_renewal_reply(&reply, host)?,
             }
         }
         Ok(())
@@ -301,7 +319,11 @@ impl MqttConnection {
             (State::Authenticating(_) | State::Opening(_), Reply::Refused(refusal)) => {
                 Err(self.on_login_refused(&refusal, host))
             }
-            (State::Authenticating(login), _) => {
+            (State::Authenticating(login), Reply::Challenge(data)) => self.on_challenge(login, &data, host),
+            (State::Authenticating(mut login), reply) => {
+                if let Reply::Authenticated { proof, .. } = reply {
+                    login.proof = proof;
+                }
                 self.on_authenticated(login, host);
                 Ok(())
             }
@@ -400,7 +422,7 @@ impl Connection for MqttConnection {
 
     fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Start | State::Authenticating(_) | State::Opening(_) => {
+            State::Start | State::Authenticating(_) | State::Challenged(_) | State::Opening(_) => {
                 self.heard.checked_add(self.config.login_timeout)
             }
             // One and a half times the keep alive [MQTT-3.1.2-22].

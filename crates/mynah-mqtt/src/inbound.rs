@@ -195,8 +195,9 @@ impl MqttConnection {
         if exactly_once && self.inbound.is_unreleased(publish.id) {
             return Ok(Receipt::Repeated);
         }
-        // 3.x has no receive maximum: there, reading stops instead, see `is_blocked`.
-        if self.version.has_properties() && self.inbound.in_flight() >= u32::from(self.config.receive_max) {
+        // 3.x has no receive maximum: there, and where that is tolerated, reading stops instead, see `is_blocked`.
+        let closes = self.version.has_properties() && !self.config.tolerant;
+        if closes && self.inbound.in_flight() >= u32::from(self.config.receive_max) {
             return Err(Fault::new(Reason::RECEIVE_MAX_EXCEEDED, "receive maximum exceeded [MQTT-3.3.4-9]"));
         }
         if exactly_once {
@@ -251,6 +252,7 @@ impl MqttConnection {
             }
             Reply::Published { .. }
             | Reply::Authenticated { .. }
+            | Reply::Challenge(_)
             | Reply::Opened(_)
             | Reply::Returned(_)
             | Reply::Attached(_)

@@ -5,6 +5,7 @@
 //! - [`version`], [`codec`], [`reason`]: packets of all versions, with the version as a value
 //! - `connection`: states and dispatch; `login`: CONNECT to CONNACK; `inbound`, `outbound`, `subscription`: what packets do;
 //!   `parked`: what a durable session keeps
+//! - `enhanced`: AUTH; `tolerant`: what is overlooked if the listener is told to
 //! - `address`, `alias`, `translate`: topics and properties in the broker's words
 //!
 //! Never: a socket, a clock, an executor, another protocol.
@@ -13,6 +14,7 @@ mod address;
 mod alias;
 pub mod codec;
 mod connection;
+mod enhanced;
 mod inbound;
 mod login;
 mod outbound;
@@ -21,6 +23,7 @@ pub mod reason;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod tolerant;
 mod translate;
 pub mod version;
 
@@ -66,6 +69,10 @@ pub struct MqttConfig {
     pub session_expiry_max: Option<Duration>,
     /// Subscriptions of one connection.
     pub subscriptions_max: usize,
+    /// Lenient with what is wrong but harmless, see [`tolerant`].
+    pub tolerant: bool,
+    /// Clients are told to go there and are not let in.
+    pub redirect: Option<Redirect>,
     /// From the connection to the end of the login.
     pub login_timeout: Duration,
 }
@@ -87,9 +94,20 @@ impl Default for MqttConfig {
             keep_alive_max: 0,
             session_expiry_max: None,
             subscriptions_max: 100_000,
+            tolerant: false,
+            redirect: None,
             login_timeout: Duration::from_secs(10),
         }
     }
+}
+
+/// Another server [MQTT 5.0 4.11].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// `host:port`, or several with spaces between them.
+    pub server: Arc<str>,
+    /// For good, or for this time.
+    pub permanent: bool,
 }
 
 /// Versions of MQTT that a listener speaks.

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use mynah_core::protocol::{
     Credentials, Expiry, Host, Opened, Refusal, SessionSpec, SessionTerms, Violation, Will,
 };
 use mynah_core::{ContentRef, Header, Message, PublishRef, Retain};
 
-use crate::address::{address_of, mounted, unescaped};
+use crate::Redirect;
+use crate::address::{RESPONSE, address_of, mounted, unescaped};
 use crate::alias::Aliases;
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::connect::{ConnAck, Connect, WillFields};
@@ -19,8 +21,10 @@ use crate::codec::primitive::VARINT_MAX;
 use crate::codec::property::{Properties, Value, id, put_field, put_flag, put_four, put_two};
 use crate::codec::publish::qos;
 use crate::connection::{MqttConnection, State, TicketKind};
+use crate::enhanced::{Enhanced, METHOD, method_and_data, put_method};
 use crate::parked::{Parked, Phase};
 use crate::reason::{self, Fault, Reason};
+use crate::tolerant;
 use crate::translate;
 use crate::version::Version;
 
@@ -38,6 +42,9 @@ pub(crate) struct Login {
     keep_alive: u16,
     /// What the client wanted, in seconds.
     expiry_wanted: u32,
+    response_info: bool,
+    /// The broker's last word in an enhanced authentication.
+    pub(crate) proof: Bytes,
 }
 
 /// The properties of a CONNECT that the machine needs.
@@ -47,7 +54,7 @@ struct Terms {
     packet_max: u32,
     alias_max: u16,
     problem_info: bool,
-    authentication: bool,
+    response_info: bool,
 }
 
 impl Terms {
@@ -58,7 +65,7 @@ impl Terms {
             packet_max: u32::MAX,
             alias_max: 0,
             problem_info: true,
-            authentication: false,
+            response_info: false,
         };
         if !connect.version.has_properties() && !connect.clean {
             // A 3.x session that is not clean has no end of its own; the broker's maximum bounds it.
@@ -72,7 +79,7 @@ impl Terms {
                 (id::MAX_PACKET_SIZE, Value::Four(bytes)) if bytes < VARINT_MAX => terms.packet_max = bytes,
                 (id::TOPIC_ALIAS_MAX, Value::Two(count)) => terms.alias_max = count,
                 (id::REQUEST_PROBLEM_INFO, Value::Flag(wanted)) => terms.problem_info = wanted,
-                (id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA, _) => terms.authentication = true,
+                (id::REQUEST_RESPONSE_INFO, Value::Flag(wanted)) => terms.response_info = wanted,
                 _ => {}
             }
         }
@@ -112,6 +119,13 @@ impl MqttConnection {
         body: &[u8],
         host: &mut dyn Host,
     ) -> Result<(), Violation> {
+        let lenient;
+        let body = if self.config.tolerant {
+            lenient = tolerant::connect(body);
+            &lenient
+        } else {
+            body
+        };
         let connect = match Connect::decode(body) {
             Ok(connect) => connect,
             Err((version, fault)) => return Err(self.reject(version, fault, host)),
@@ -121,10 +135,19 @@ impl MqttConnection {
                 Fault::new(Reason::UNSUPPORTED_VERSION, "this version of MQTT is not spoken on this port");
             return Err(self.reject(Some(connect.version), fault, host));
         }
+        if self.config.redirect.is_some() {
+            return Err(self.send_elsewhere(&connect, host));
+        }
         let login = match self.examine(now, &connect) {
             Ok(login) => login,
             Err(fault) => return Err(self.reject(Some(connect.version), fault, host)),
         };
+        if let (Some(_), data) = method_and_data(&connect.properties) {
+            self.enhanced = Enhanced::Yes;
+            self.state = State::Authenticating(Box::new(login));
+            self.ask_login(TicketKind::Authenticate, data, host);
+            return Ok(());
+        }
         let credentials = match (connect.user, connect.password) {
             (None, None) => Credentials::Anonymous,
             (user, password) => Credentials::Password {
@@ -142,13 +165,16 @@ impl MqttConnection {
         let terms = Terms::of(connect);
         // First: the refusal has to fit too [MQTT-3.1.2-24].
         self.packet_max = terms.packet_max;
-        if terms.authentication {
-            return Err(Fault::new(
-                Reason::BAD_AUTHENTICATION_METHOD,
-                "enhanced authentication is not offered; use user name and password",
-            ));
+        match method_and_data(&connect.properties) {
+            (None, []) | (Some(METHOD), _) => {}
+            (None, _) => return Err(Fault::protocol("authentication data without a method")),
+            (Some(_), _) => {
+                let text = "this authentication method is not offered; SCRAM-SHA-256 is";
+                return Err(Fault::new(Reason::BAD_AUTHENTICATION_METHOD, text));
+            }
         }
-        if connect.client_id.is_empty() {
+        let nameless = connect.client_id.is_empty();
+        if nameless && !self.config.tolerant {
             let refused = match connect.version {
                 Version::V31 => true,
                 // [MQTT-3.1.3-8 of 3.1.1]
@@ -165,13 +191,22 @@ impl MqttConnection {
         self.problem_info = terms.problem_info;
         self.aliases = Aliases::new(terms.alias_max.min(self.config.topic_alias_sent_max));
         self.outbound.set_window(terms.receive_max.min(self.config.in_flight_max));
+        let forgotten = nameless && !connect.version.has_properties();
+        let expiry = if forgotten {
+            Expiry::AtEnd
+        } else {
+            capped(expiry_of(terms.expiry), self.config.session_expiry_max)
+        };
         Ok(Login {
             client_id: connect.client_id.into(),
-            clean: connect.clean,
-            expiry: capped(expiry_of(terms.expiry), self.config.session_expiry_max),
+            // A session of 3.x under a name that the client never learns could not be found again.
+            clean: connect.clean || forgotten,
+            expiry,
             will,
             keep_alive: connect.keep_alive,
             expiry_wanted: terms.expiry,
+            response_info: terms.response_info,
+            proof: Bytes::new(),
         })
     }
 
@@ -265,6 +300,16 @@ impl MqttConnection {
         if self.keep_alive != login.keep_alive {
             put_two(&mut out, id::SERVER_KEEP_ALIVE, self.keep_alive);
         }
+        if self.enhanced != Enhanced::No {
+            put_method(&mut out, &login.proof);
+        }
+        // A word of its own: only this client may subscribe below it.
+        if login.response_info && !opened.client_id.contains(['/', '+', '#']) {
+            let prefix = [RESPONSE, &opened.client_id].concat();
+            if out.len() + prefix.len() + 16 <= self.packet_max as usize {
+                put_field(&mut out, id::RESPONSE_INFO, prefix.as_bytes());
+            }
+        }
         // All of these are the default; they are only said to clients that can take the bytes [MQTT-3.1.2-24].
         if out.len() + 16 <= self.packet_max as usize {
             put_flag(&mut out, id::WILDCARD_AVAILABLE, true);
@@ -280,6 +325,14 @@ impl MqttConnection {
         self.reject(Some(self.version), fault, host)
     }
 
+    /// [MQTT 5.0 4.11]; 3.x has no word for it but "not now".
+    fn send_elsewhere(&mut self, connect: &Connect<'_>, host: &mut dyn Host) -> Violation {
+        self.packet_max = Terms::of(connect).packet_max;
+        let reason = self.config.redirect.as_ref().map_or(Reason::SERVER_UNAVAILABLE, Redirect::reason);
+        let fault = Fault::new(reason, "another server takes the clients of this port");
+        self.reject(Some(connect.version), fault, host)
+    }
+
     /// CONNACK with a code where the version has one, and the end.
     pub(crate) fn reject(
         &mut self,
@@ -291,6 +344,10 @@ impl MqttConnection {
         let Some(version) = version else { return fault.violation() };
         if version.has_properties() {
             let mut text = Vec::new();
+            let redirect = self.config.redirect.as_ref();
+            if let Some(redirect) = redirect.filter(|redirect| redirect.reason() == fault.reason) {
+                put_field(&mut text, id::SERVER_REFERENCE, redirect.server.as_bytes());
+            }
             put_field(&mut text, id::REASON_STRING, fault.text.as_bytes());
             let fits = text.len() + 16 <= self.packet_max as usize;
             let properties = if fits { Properties::trusted(&text) } else { Properties::default() };
@@ -300,6 +357,12 @@ impl MqttConnection {
             ConnAck { session_present: false, code, properties }.encode(version, host.wire());
         }
         fault.violation()
+    }
+}
+
+impl Redirect {
+    fn reason(&self) -> Reason {
+        if self.permanent { Reason::SERVER_MOVED } else { Reason::USE_ANOTHER_SERVER }
     }
 }
 

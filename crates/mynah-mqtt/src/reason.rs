@@ -17,6 +17,8 @@ impl Reason {
     pub const DISCONNECT_WITH_WILL: Self = Self(0x04);
     pub const NO_MATCHING_SUBSCRIBERS: Self = Self(0x10);
     pub const NO_SUBSCRIPTION_EXISTED: Self = Self(0x11);
+    pub const CONTINUE_AUTHENTICATION: Self = Self(0x18);
+    pub const RE_AUTHENTICATE: Self = Self(0x19);
     pub const UNSPECIFIED: Self = Self(0x80);
     pub const MALFORMED: Self = Self(0x81);
     pub const PROTOCOL_ERROR: Self = Self(0x82);
@@ -41,6 +43,8 @@ impl Reason {
     pub const ADMINISTRATIVE: Self = Self(0x98);
     pub const RETAIN_NOT_SUPPORTED: Self = Self(0x9A);
     pub const QOS_NOT_SUPPORTED: Self = Self(0x9B);
+    pub const USE_ANOTHER_SERVER: Self = Self(0x9C);
+    pub const SERVER_MOVED: Self = Self(0x9D);
 
     /// 0x80 and above say that something did not happen.
     #[must_use]
@@ -55,7 +59,11 @@ impl Reason {
         match self {
             Self::UNSUPPORTED_VERSION => Some(1),
             Self::CLIENT_ID_INVALID => Some(2),
-            Self::SERVER_UNAVAILABLE | Self::QUOTA_EXCEEDED | Self::UNSPECIFIED => Some(3),
+            Self::SERVER_UNAVAILABLE
+            | Self::QUOTA_EXCEEDED
+            | Self::UNSPECIFIED
+            | Self::USE_ANOTHER_SERVER
+            | Self::SERVER_MOVED => Some(3),
             Self::BAD_LOGIN | Self::NOT_AUTHORIZED => Some(5),
             _ => None,
         }

@@ -430,6 +430,7 @@ impl MqttConnection {
             Reply::Detached { existed: true }
             | Reply::Attached(_)
             | Reply::Authenticated { .. }
+            | Reply::Challenge(_)
             | Reply::Opened(_)
             | Reply::Published { .. }
             | Reply::Returned(_)

@@ -25,6 +25,12 @@ pub(crate) fn hash(password: &str) -> anyhow::Result<String> {
     Ok(hash.to_string())
 }
 
+/// What SCRAM-SHA-256 stores of `password`, with a fresh salt. Errors: the operating system has no randomness.
+pub(crate) fn scram(password: &str) -> anyhow::Result<String> {
+    let secret = mynah_broker::scram::Secret::of_password(password.as_bytes());
+    Ok(secret.map_err(|_| anyhow::anyhow!("no randomness from the operating system"))?.store())
+}
+
 /// A password nobody can guess. Errors: the operating system has no randomness.
 pub(crate) fn generate() -> anyhow::Result<String> {
     let mut random = [0_u8; GENERATED_LEN];

@@ -10,10 +10,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use mynah_amqp10::{Amqp10, Amqp10Config, Mechanism};
 use mynah_amqp091::{Amqp091, Amqp091Config};
 use mynah_core::protocol::Protocol;
-use mynah_mqtt::{Mqtt, MqttConfig, Versions};
+use mynah_mqtt::{Mqtt, MqttConfig, Redirect, Versions};
 use mynah_stomp::{Stomp, StompConfig, WallClock};
 
-use crate::config::{Anonymous, Config, Listener, ListenerProtocol, MqttTerms, MqttVersion, Size};
+use crate::config::{
+    Anonymous, Config, Listener, ListenerProtocol, MqttTerms, MqttVersion, Size, Strictness,
+};
 
 /// Every protocol with the listeners' word for it.
 pub(crate) fn all(config: &Config) -> Vec<(ListenerProtocol, Arc<dyn Protocol>)> {
@@ -66,6 +68,11 @@ fn mqtt_on_terms(config: &Config, terms: &MqttTerms) -> MqttConfig {
         topic_alias_sent_max: terms.topic_alias_max,
         receive_max: terms.receive_max,
         retain: terms.retain,
+        tolerant: terms.strictness == Strictness::Tolerant,
+        redirect: (!terms.redirect.is_empty()).then(|| Redirect {
+            server: terms.redirect.as_str().into(),
+            permanent: terms.redirect_permanent,
+        }),
         mount_point: terms.mount_point.as_str().into(),
         ..usual
     }

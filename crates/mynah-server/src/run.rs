@@ -182,6 +182,7 @@ fn broker_config(config: &Config) -> BrokerConfig {
                 Anonymous::Always => mynah_broker::Anonymous::Always,
             },
             users: config.auth.users.iter().filter_map(user).collect(),
+            failures_max: config.auth.failures_max,
             rules: config.auth.rules.iter().map(rule).collect(),
         },
         virtual_hosts: config.virtual_hosts.clone(),

@@ -38,7 +38,10 @@ fn everything_in_one_packet() {
         client.raw(&[byte]);
     }
     client.asked(&["authenticate guest secret"]);
-    client.reply(vec![(Ticket((1 << 63) | 1), Reply::Authenticated { user: "guest".into() })]);
+    client.reply(vec![(
+        Ticket((1 << 63) | 1),
+        Reply::Authenticated { user: "guest".into(), proof: bytes::Bytes::new() },
+    )]);
     assert_eq!(client.host.calls[0].text, "open me AMQP 1.0 None None");
     client.agree();
     let wire = client.host.wire.clone();

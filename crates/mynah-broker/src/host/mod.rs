@@ -6,6 +6,7 @@
 mod consume;
 mod define;
 mod held;
+mod login;
 pub(crate) mod session;
 mod settle;
 
@@ -20,7 +21,7 @@ use mynah_core::protocol::{
 };
 use mynah_core::{Address, AddressRef, ConsumerId, DeliveryTag, Outcome, PublishRef, TransactionId};
 
-use crate::access::{ANONYMOUS, Login};
+use crate::access::ANONYMOUS;
 use crate::batch::Batch;
 use crate::broker::Broker;
 use crate::connections::ConnectionInfo;
@@ -31,6 +32,7 @@ use crate::pool;
 use crate::queues::QueueHandle;
 use crate::routing::Route;
 use crate::rules::{Action, Who};
+use crate::scram::Exchange;
 use crate::sessions::Client;
 use crate::virtual_host::VirtualHost;
 
@@ -63,6 +65,8 @@ pub struct ConnectionHost {
 /// What few connections have.
 #[derive(Debug, Default)]
 struct Rare {
+    /// A login in several messages.
+    login: Option<Box<Exchange>>,
     transactions: HashMap<TransactionId, Transaction>,
     /// Queues to wait for.
     gated: Vec<Arc<QueueHandle>>,
@@ -231,33 +235,7 @@ impl Host for Turn<'_> {
     }
 
     fn authenticate(&mut self, ticket: Ticket, credentials: Credentials<'_>) {
-        let peer = Arc::clone(&self.host.info.peer);
-        let access = &self.host.broker.shared.access;
-        let login = match credentials {
-            // A certificate says more than a name without a password.
-            Credentials::Anonymous => match &peer.certified {
-                Some(user) => Login::Yes(Arc::clone(user)),
-                None => access.anonymous(&peer),
-            },
-            Credentials::Password { user, password } => access.password(peer.address, user, password),
-        };
-        let result = match login {
-            Login::Yes(user) => {
-                self.host.info.set_user(Arc::clone(&user));
-                Ok(Reply::Authenticated { user })
-            }
-            Login::No(refusal) => {
-                self.host.info.counters.authentication_failures.inc();
-                Err(refusal)
-            }
-            Login::Verify { hash } => {
-                if let Credentials::Password { user, password } = credentials {
-                    session::verify_later(self.host, ticket, user, password, hash);
-                }
-                return;
-            }
-        };
-        self.reply_or_refuse(ticket, result);
+        self.log_in(ticket, credentials);
     }
 
     fn open(&mut self, ticket: Ticket, session: SessionSpec<'_>) {

@@ -12,13 +12,12 @@ use mynah_core::protocol::{
 };
 use mynah_core::queue::{ConsumerKey, ConsumerTerms, QueueSpec};
 
+use super::Turn;
 use super::consume::Consumer;
-use super::{ConnectionHost, Turn};
 use crate::access::ANONYMOUS;
 use crate::batch::Batch;
 use crate::connections::About;
 use crate::inbox::Inbox;
-use crate::limits::VERIFICATIONS_MAX;
 use crate::queues::{Guarded, QueueHandle, QueueKind};
 use crate::rules::{Action, Identity};
 use crate::sessions::{Client, ClientState, PendingOpen, Session};
@@ -27,36 +26,6 @@ use crate::virtual_host::VirtualHost;
 
 /// Before the client's identifier in the name of its session's queue.
 pub(crate) const SESSION_PREFIX: &str = "$session/";
-
-/// Computes a password's hash away from the task that reads sockets, and answers through the inbox.
-pub(super) fn verify_later(host: &ConnectionHost, ticket: Ticket, user: &str, password: &[u8], hash: String) {
-    static TURNS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(VERIFICATIONS_MAX);
-    let (user, password) = (user.to_owned(), password.to_vec());
-    let shared = Arc::clone(&host.broker.shared);
-    let info = Arc::clone(&host.info);
-    tokio::spawn(async move {
-        let permit = TURNS.acquire().await;
-        let verified =
-            tokio::task::spawn_blocking(move || shared.access.verify(&user, &password, &hash)).await;
-        drop(permit);
-        let reply = match verified {
-            Ok(Ok(user)) => {
-                info.set_user(Arc::clone(&user));
-                Reply::Authenticated { user }
-            }
-            Ok(Err(refusal)) => {
-                info.counters.authentication_failures.inc();
-                Reply::Refused(refusal)
-            }
-            Err(_) => {
-                Reply::Refused(Refusal::new(RefusalKind::Unavailable, "the password could not be checked"))
-            }
-        };
-        if info.inbox.push_reply(ticket, reply).wake {
-            info.inbox.wake();
-        }
-    });
-}
 
 impl Turn<'_> {
     pub(super) fn open_session(&mut self, ticket: Ticket, spec: SessionSpec<'_>) {

@@ -150,7 +150,7 @@ impl<'a> Packet<'a> {
 }
 
 /// The lower four bits of the first byte are fixed except for PUBLISH [MQTT-2.1.3-1].
-fn check_flags(first: u8, version: Version) -> Result<(), Fault> {
+pub(crate) fn check_flags(first: u8, version: Version) -> Result<(), Fault> {
     if !version.checks_reserved_bits() {
         return Ok(());
     }

@@ -249,7 +249,8 @@ impl Line {
             }
             Reply::Published { routed } => format!("published {routed}\n"),
             Reply::Attached(_) => "attached\n".to_owned(),
-            other @ (Reply::Returned(_)
+            other @ (Reply::Challenge(_)
+            | Reply::Returned(_)
             | Reply::Detached { .. }
             | Reply::Defined(_)
             | Reply::Done

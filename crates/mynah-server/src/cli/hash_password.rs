@@ -1,4 +1,4 @@
-//! `mynah hash-password`: standard input to argon2id, for `auth.users[].password_hash`.
+//! `mynah hash-password`: standard input to argon2id, or to what SCRAM-SHA-256 stores, for `auth.users[].password_hash`.
 //!
 //! Reads standard input and not an argument: arguments are in everybody's process list and in the shell's history.
 //!
@@ -14,7 +14,7 @@ use crate::credentials;
 /// Longer lines are no passwords; also the bound of what is read.
 const PASSWORD_BYTES_MAX: usize = 1024;
 
-pub(super) fn run() -> anyhow::Result<()> {
+pub(super) fn run(scram: bool) -> anyhow::Result<()> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
         complain(
@@ -31,6 +31,7 @@ pub(super) fn run() -> anyhow::Result<()> {
     if password.len() > PASSWORD_BYTES_MAX {
         bail!("the password is longer than {PASSWORD_BYTES_MAX} bytes");
     }
-    answer(&credentials::hash(password)?);
+    let hash = if scram { credentials::scram(password)? } else { credentials::hash(password)? };
+    answer(&hash);
     Ok(())
 }

@@ -43,8 +43,12 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Read a password from standard input, print its argon2id hash for auth.users[].password_hash.
-    HashPassword,
+    /// Read a password from standard input, print its hash for auth.users[].password_hash.
+    HashPassword {
+        /// What SCRAM-SHA-256 stores instead of argon2id: the user can log in either way, with less protection if the file leaks.
+        #[arg(long)]
+        scram: bool,
+    },
     /// Load any broker and measure: throughput, latency, loss, duplicates, order.
     Bench(Box<mynah_bench::BenchArgs>),
     /// Look after a data directory that no broker uses.
@@ -64,7 +68,7 @@ impl Cli {
             Command::Serve { print_defaults: true, .. } => banner::print_defaults(),
             Command::Serve { config, .. } => serve::run(config.as_deref()),
             Command::Check { file } => return check::run(&file),
-            Command::HashPassword => hash_password::run(),
+            Command::HashPassword { scram } => hash_password::run(scram),
             Command::Bench(args) => mynah_bench::run(&args),
             Command::Store(command) => store::run(&command),
             Command::Backup(args) => store::backup(&args),

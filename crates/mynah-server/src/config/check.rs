@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use argon2::password_hash::PasswordHash;
+use mynah_broker::scram;
 
 use super::problem::{Origin, Problem};
 use super::settings::{Anonymous, Bind, ClientCert, Config, Listener, ListenerProtocol, UserFrom};
@@ -274,6 +275,12 @@ impl<'a> Judge<'a> {
 
 /// An argon2id hash in PHC form, or why it is none. The hash itself is never part of the text.
 fn judge_hash(text: &str) -> Result<(), String> {
+    if text.starts_with(scram::MECHANISM) {
+        return match scram::Secret::parse(text) {
+            Some(_) => Ok(()),
+            None => Err("is not well formed; mynah hash-password --scram prints one that is".to_owned()),
+        };
+    }
     let hash = PasswordHash::new(text)
         .map_err(|error| format!("is not a password hash ({error}); mynah hash-password prints one"))?;
     if hash.algorithm.as_str() != "argon2id" {

@@ -112,8 +112,22 @@ pub(crate) struct MqttTerms {
     pub(crate) topic_alias_max: u16,
     pub(crate) receive_max: u16,
     pub(crate) retain: bool,
+    pub(crate) strictness: Strictness,
+    /// Clients are told to go to this server (host:port) and are not let in; empty: they are let in.
+    pub(crate) redirect: String,
+    /// The redirection is for good.
+    pub(crate) redirect_permanent: bool,
     /// Before every topic its clients name, and taken off again; empty: none.
     pub(crate) mount_point: String,
+}
+
+/// What is wrong but harmless ends the connection, or is overlooked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Strictness {
+    #[default]
+    Strict,
+    Tolerant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +150,9 @@ impl Default for MqttTerms {
             topic_alias_max: 32,
             receive_max: 4096,
             retain: true,
+            strictness: Strictness::Strict,
+            redirect: String::new(),
+            redirect_permanent: false,
             mount_point: String::new(),
         }
     }
@@ -179,6 +196,8 @@ pub(crate) struct Metrics {
 pub(crate) struct Auth {
     pub(crate) anonymous: Anonymous,
     pub(crate) users: Vec<User>,
+    /// Failed logins of an address or a user before further ones are slowed down; 0: they never are.
+    pub(crate) failures_max: u32,
     /// Empty: whoever is let in may do everything.
     pub(crate) rules: Vec<Rule>,
 }
@@ -230,7 +249,7 @@ pub(crate) enum Anonymous {
 #[serde(deny_unknown_fields)]
 pub(crate) struct User {
     pub(crate) name: String,
-    /// argon2id in PHC form, as `mynah hash-password` prints it.
+    /// argon2id in PHC form, or the stored form of SCRAM-SHA-256, as `mynah hash-password` prints it.
     #[serde(default)]
     pub(crate) password_hash: Option<Secret>,
     /// In the clear; hashed in memory at start.
@@ -362,7 +381,12 @@ impl Default for Metrics {
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { anonymous: Anonymous::Loopback, users: vec![User::guest()], rules: Vec::new() }
+        Self {
+            anonymous: Anonymous::Loopback,
+            users: vec![User::guest()],
+            failures_max: 10,
+            rules: Vec::new(),
+        }
     }
 }
 

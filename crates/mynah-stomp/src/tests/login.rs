@@ -89,7 +89,7 @@ fn an_unknown_virtual_host_is_the_default_one() {
     let mut client = Client::new();
     client.feed("CONNECT\naccept-version:1.2\nhost:/nowhere\n\n^");
     let asked = client.asked();
-    client.reply(asked[0].0.unwrap(), Reply::Authenticated { user: "u".into() });
+    client.reply(asked[0].0.unwrap(), Reply::Authenticated { user: "u".into(), proof: bytes::Bytes::new() });
     let asked = client.asked();
     assert_eq!(asked[0].1, "open  STOMP 1.2 Some(\"/nowhere\") None");
     client.reply(asked[0].0.unwrap(), Reply::Refused(Refusal::new(RefusalKind::NotFound, "no such host")));
