@@ -85,3 +85,9 @@ pub const DELAYED_MESSAGES_MAX: usize = 1_000_000;
 
 /// Bytes of them.
 pub const DELAYED_BYTES_MAX: usize = 256 << 20;
+
+/// Retained values that a subscriber gets in one go; more are streamed as fast as it takes them.
+pub const RETAINED_AT_ONCE: usize = 1024;
+
+/// Bytes of retained messages that wait in a subscriber's inbox.
+pub const RETAINED_BYTES: usize = 64 << 10;

@@ -4,9 +4,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mynah_core::topic_tree::TopicTree;
+use mynah_core::topic_tree::{Stale, TopicTree};
 use mynah_core::{Filter, Message};
 use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use crate::limits::RETAINED_AT_ONCE;
+
+/// Values visited before others may change the tree.
+const STEP: usize = 1024;
+/// How often a walk begins again because topics were removed, before it keeps everybody out.
+const WALKS: usize = 4;
 
 /// Values whose time is over are taken out when somebody comes across them, and all of them when the store is full.
 #[derive(Debug)]
@@ -115,6 +122,37 @@ impl Retained {
             self.over.lock().append(&mut over);
         }
         found
+    }
+
+    /// Whether [`Retained::matching`] would look at many values.
+    #[must_use]
+    pub fn is_long(&self, filter: &Filter) -> bool {
+        self.len() > RETAINED_AT_ONCE && filter.has_wildcard()
+    }
+
+    /// The same as [`Retained::matching`] in steps between which others can set values; not for a task that reads sockets.
+    #[must_use]
+    pub fn matching_slowly(&self, filter: &Filter, now: Instant) -> Vec<Arc<Message>> {
+        for _ in 0..WALKS {
+            let mut found = Vec::new();
+            let mut cursor = self.tree.read().cursor(filter);
+            loop {
+                let mut left = STEP;
+                let step = self.tree.read().resume(&mut cursor, &mut |_, message: &Arc<Message>| {
+                    if message.expires().is_none_or(|at| at > now) {
+                        found.push(Arc::clone(message));
+                    }
+                    left -= 1;
+                    if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                match step {
+                    Ok(true) => return found,
+                    Ok(false) => {}
+                    Err(Stale) => break,
+                }
+            }
+        }
+        self.matching(filter, now)
     }
 
     /// At most `count` topics that match, with their values.

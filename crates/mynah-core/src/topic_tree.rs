@@ -25,7 +25,22 @@ pub struct TopicTree<T> {
     words: Vocabulary,
     values: Slab<T>,
     len: usize,
+    /// Nodes that were taken out, ever: a walk that was left alone meanwhile may stand on one of them.
+    pruned: u64,
 }
+
+/// A walk that can be left and taken up again.
+#[derive(Debug)]
+pub struct Cursor {
+    wants: Vec<Want>,
+    frames: Vec<Frame<Unbounded>>,
+    topic: String,
+    pruned: u64,
+}
+
+/// Topics were removed since the walk was left: it has to begin again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stale;
 
 #[derive(Debug)]
 struct Node {
@@ -38,6 +53,7 @@ struct Node {
 }
 
 /// One part of a filter, with its word as a number.
+#[derive(Debug)]
 enum Want {
     Word(u32),
     One,
@@ -45,6 +61,7 @@ enum Want {
 }
 
 /// Children still to visit.
+#[derive(Debug)]
 struct Frame<P> {
     child: u32,
     /// Only this child, not its siblings.
@@ -71,6 +88,7 @@ impl<T> TopicTree<T> {
             words: Vocabulary::default(),
             values: Slab::default(),
             len: 0,
+            pruned: 0,
         }
     }
 
@@ -115,35 +133,61 @@ impl<T> TopicTree<T> {
 
     /// Every topic that the filter matches with its value, each once, in no order, until `f` breaks off.
     pub fn matching<'t>(&'t self, filter: &Filter, f: &mut impl FnMut(&str, &'t T) -> ControlFlow<()>) {
-        let wants: Vec<Want> = filter
-            .segments()
-            .iter()
-            .map(|segment| match segment {
-                Segment::Word(word) => Want::Word(self.words.find(word)),
-                Segment::One => Want::One,
-                Segment::Rest => Want::Rest,
-            })
-            .collect();
+        let wants = self.wants(filter);
         // It ends when everything is visited or `f` breaks off; both are an end.
         let _ = if wants.len() <= FEW {
-            self.walk::<u64>(&wants, f)
+            self.walk::<u64>(&wants, &mut self.begin(&wants), &mut String::new(), f)
         } else if wants.len() <= MANY {
-            self.walk::<u128>(&wants, f)
+            self.walk::<u128>(&wants, &mut self.begin(&wants), &mut String::new(), f)
         } else {
-            self.walk::<Unbounded>(&wants, f)
+            self.walk::<Unbounded>(&wants, &mut self.begin(&wants), &mut String::new(), f)
         };
+    }
+
+    /// The same in parts: [`TopicTree::resume`] goes on with it. A topic that is new meanwhile may be left out.
+    #[must_use]
+    pub fn cursor(&self, filter: &Filter) -> Cursor {
+        let wants = self.wants(filter);
+        Cursor { frames: self.begin(&wants), wants, topic: String::new(), pruned: self.pruned }
+    }
+
+    /// Goes on until `f` breaks off (false) or everything was visited (true).
+    ///
+    /// # Errors
+    /// Topics were removed since the cursor was made.
+    pub fn resume<'t>(
+        &'t self,
+        cursor: &mut Cursor,
+        f: &mut impl FnMut(&str, &'t T) -> ControlFlow<()>,
+    ) -> Result<bool, Stale> {
+        if cursor.pruned != self.pruned {
+            return Err(Stale);
+        }
+        Ok(self.walk(&cursor.wants, &mut cursor.frames, &mut cursor.topic, f).is_continue())
+    }
+
+    fn wants(&self, filter: &Filter) -> Vec<Want> {
+        let want = |segment: &Segment| match segment {
+            Segment::Word(word) => Want::Word(self.words.find(word)),
+            Segment::One => Want::One,
+            Segment::Rest => Want::Rest,
+        };
+        filter.segments().iter().map(want).collect()
+    }
+
+    fn begin<P: Positions>(&self, wants: &[Want]) -> Vec<Frame<P>> {
+        let mut start = P::only(0);
+        close_over_rests(&mut start, wants);
+        self.frame(ROOT, 0, start, wants).into_iter().collect()
     }
 
     fn walk<'t, P: Positions>(
         &'t self,
         wants: &[Want],
+        frames: &mut Vec<Frame<P>>,
+        topic: &mut String,
         f: &mut impl FnMut(&str, &'t T) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let mut topic = String::new();
-        let mut frames: Vec<Frame<P>> = Vec::new();
-        let mut start = P::only(0);
-        close_over_rests(&mut start, wants);
-        frames.extend(self.frame(ROOT, 0, start, wants));
         while let Some(frame) = frames.last_mut() {
             let Some(node) = self.nodes.get(frame.child) else {
                 frames.pop();
@@ -164,12 +208,12 @@ impl<T> TopicTree<T> {
                 topic.push('/');
             }
             topic.push_str(word);
-            if reached.has(wants.len())
-                && let Some(value) = self.values.get(node.value)
-            {
-                f(&topic, value)?;
-            }
+            let hit = reached.has(wants.len());
+            // First, so that a walk which is broken off can go on.
             frames.extend(self.frame(at, topic.len(), reached, wants));
+            if hit && let Some(value) = self.values.get(node.value) {
+                f(topic, value)?;
+            }
         }
         ControlFlow::Continue(())
     }
@@ -230,6 +274,7 @@ impl<T> TopicTree<T> {
                 return;
             }
             let Some(node) = self.nodes.remove(at) else { return };
+            self.pruned += 1;
             if let Some(next) = self.nodes.get_mut(node.next) {
                 next.previous = node.previous;
             }
@@ -309,6 +354,33 @@ mod tests {
         let mut tree = TopicTree::new();
         topics.iter().for_each(|topic| assert_eq!(tree.insert(topic, *topic), None));
         assert_eq!(found(&tree, wanted), expected, "{wanted}");
+    }
+
+    #[test]
+    fn a_walk_in_steps_meets_what_a_whole_one_does() {
+        let mut tree = TopicTree::new();
+        for topic in ["a", "a/b", "a/b/c", "a/x/c", "/a", "a/", "$SYS/a", "b/b/c"] {
+            tree.insert(topic, ());
+        }
+        for wanted in ["#", "a/#", "a/+/c", "+/b/#", "$SYS/+", "a/b", "x"] {
+            let (mut cursor, mut topics) = (tree.cursor(&filter(wanted)), Vec::new());
+            loop {
+                let step = tree.resume(&mut cursor, &mut |topic, ()| {
+                    topics.push(topic.to_owned());
+                    ControlFlow::Break(())
+                });
+                if step.unwrap() {
+                    break;
+                }
+                // What is new does not disturb it.
+                tree.insert("$new/topic", ());
+            }
+            topics.sort();
+            assert_eq!(topics, found(&tree, wanted), "{wanted}");
+        }
+        let mut cursor = tree.cursor(&filter("#"));
+        tree.remove("a/x/c");
+        assert_eq!(tree.resume(&mut cursor, &mut |_, ()| ControlFlow::Continue(())), Err(Stale));
     }
 
     #[test]

@@ -361,7 +361,7 @@ impl<T: Transport> Driver<T> {
         let taken = &mut scratch.taken;
         host.inbox.take(connection.marked_credit(), taken);
         resume(taken.resumed.drain(..));
-        if taken.is_empty() {
+        if taken.is_empty() && !host.can_replay() {
             pool::give_run(std::mem::take(&mut taken.run));
         } else {
             active = true;

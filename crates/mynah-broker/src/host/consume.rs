@@ -7,12 +7,10 @@ use mynah_core::protocol::{
     Attached, CreditMode, End, From, Holder, Refusal, RefusalKind, Reply, Retained, Role, Source,
 };
 use mynah_core::queue::{ConsumerKey, ConsumerTerms, QueueSpec};
-use mynah_core::{
-    AddressRef, ConsumerId, Delivery, DeliveryTag, Filter, Guarantee, Message, PublishRef, Retain, Run, Wire,
-    words,
-};
+use mynah_core::{AddressRef, ConsumerId, Delivery, Filter, Wire, words};
 
 use super::Turn;
+use super::replay::Receiver;
 use crate::bindings::Bound;
 use crate::queues::{Guarded, QueueHandle, QueueKind};
 use crate::rules::Action;
@@ -173,7 +171,7 @@ impl Turn<'_> {
     }
 
     /// Whether the rules let this client have a message of this topic.
-    fn may_have(&self, topic: AddressRef<'_>) -> bool {
+    pub(super) fn may_have(&self, topic: AddressRef<'_>) -> bool {
         let rules = &self.host.broker.shared.access.rules;
         rules.is_empty() || rules.allow(self.who(), Action::Deliver, topic)
     }
@@ -218,7 +216,7 @@ impl Turn<'_> {
         let attached = self.attach_queue(id, source, Arc::clone(&queue), durable)?;
         // A durable subscription that goes on has had them.
         if attached.is_some() && bound == Bound::Yes && wants_retained(source.retained, true) {
-            self.send_retained_to_queue(&queue, filter, None);
+            self.send_retained(id, filter, Receiver::Queue(queue, None));
         }
         Ok(attached)
     }
@@ -350,7 +348,7 @@ impl Turn<'_> {
         host.subscribe_direct(&self.host.inbox, id, old.as_ref(), filter, wire, source.no_local);
         self.insert_consumer(id, Consumer::Direct { filter: KeptFilter::new(filter) });
         if wants_retained(source.retained, !replaced) {
-            self.send_retained(id, filter, source.wire.as_ref());
+            self.send_retained(id, filter, Receiver::Inbox(source.wire.clone().map(Arc::new)));
         }
         Attached { queue: None, new: !replaced }
     }
@@ -384,63 +382,9 @@ impl Turn<'_> {
         drop(state);
         self.insert_consumer(id, Consumer::Session);
         if wants_retained(source.retained, old.is_none()) {
-            self.send_retained_to_queue(&queue, filter, Some(&wire));
+            self.send_retained(id, filter, Receiver::Queue(Arc::clone(&queue), Some(wire)));
         }
         Ok(Attached { queue: Some(Arc::clone(&queue.name)), new: old.is_none() })
-    }
-
-    /// Retained messages for a subscriber without a queue: into its own inbox, whatever its bounds.
-    fn send_retained(&mut self, id: ConsumerId, filter: &Filter, wire: Option<&Wire>) {
-        let found = self.host.host.retained.matching(filter, self.now);
-        if found.is_empty() {
-            return;
-        }
-        let mut run = Run::default();
-        let mut deliveries = Vec::new();
-        for message in found.iter().filter(|message| self.may_have(message.address.as_ref())) {
-            match wire {
-                Some(wire) => (wire.encode)(wire, &replayed(message, self.now), &mut run),
-                None => deliveries.push(replayed_delivery(id, message, self.now)),
-            }
-        }
-        let inbox = Arc::clone(&self.host.inbox);
-        let mut wake = false;
-        if run.frames > 0 {
-            wake |= inbox.push_unbounded(&run).wake;
-        }
-        if !deliveries.is_empty() {
-            wake |= inbox.push_deliveries(&mut deliveries).wake;
-        }
-        if wake {
-            self.batch.touched.push(inbox);
-        }
-    }
-
-    /// Retained messages for a subscription with a queue. With a wire (a session's) only what needs settling goes there.
-    fn send_retained_to_queue(
-        &mut self,
-        queue: &Arc<QueueHandle>,
-        filter: &Filter,
-        wire: Option<&Arc<Wire>>,
-    ) {
-        let found = self.host.host.retained.matching(filter, self.now);
-        let mut run = Run::default();
-        let mut kept = Vec::new();
-        for message in found.iter().filter(|message| self.may_have(message.address.as_ref())) {
-            match wire.filter(|wire| wire.effective(message.header.guarantee) == Guarantee::AtMostOnce) {
-                Some(wire) => (wire.encode)(wire, &replayed(message, self.now), &mut run),
-                None => kept.push(Arc::new(Message::from_publish(&replayed(message, self.now), self.now))),
-            }
-        }
-        let inbox = Arc::clone(&self.host.inbox);
-        if run.frames > 0 && inbox.push_unbounded(&run).wake {
-            self.batch.touched.push(inbox);
-        }
-        if kept.is_empty() {
-            return;
-        }
-        let host = Arc::clone(&self.host.host);
-        self.batch.push_kept(&host, self.now, queue, wire, kept);
     }
 
     pub(super) fn grant(&mut self, id: ConsumerId, credit: u32, drain: bool) {
@@ -501,6 +445,7 @@ impl Turn<'_> {
 
     /// True if there was such a consumer.
     pub(super) fn detach_consumer(&mut self, id: ConsumerId, end: End) -> bool {
+        self.forget_replays(id);
         if end.forget || matches!(self.consumer(id), Some(Consumer::Session)) {
             self.drop_subscription(id);
         }
@@ -620,25 +565,5 @@ fn wants_retained(when: Retained, new: bool) -> bool {
         Retained::Always => true,
         Retained::IfNew => new,
         Retained::Never => false,
-    }
-}
-
-fn replayed(message: &Message, now: std::time::Instant) -> PublishRef<'_> {
-    let mut publish = message.as_publish();
-    publish.header.retain = Retain::Replayed;
-    publish.header.ttl_ms = message.ttl_left_ms(now);
-    publish
-}
-
-fn replayed_delivery(consumer: ConsumerId, message: &Message, now: std::time::Instant) -> Delivery {
-    Delivery {
-        consumer,
-        tag: DeliveryTag(0),
-        message: Arc::new(Message::from_publish(&replayed(message, now), now)),
-        attempts: 0,
-        redelivered: false,
-        settled: true,
-        remaining: 0,
-        wire: None,
     }
 }

@@ -7,10 +7,11 @@ mod consume;
 mod define;
 mod held;
 mod login;
+mod replay;
 pub(crate) mod session;
 mod settle;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,6 +39,7 @@ use crate::virtual_host::VirtualHost;
 
 pub(crate) use consume::{Consumer, FromQueue};
 use held::Held;
+use replay::Replay;
 use settle::Transaction;
 
 /// The lasting part of a connection's view of the broker.
@@ -73,6 +75,8 @@ struct Rare {
     /// Receivers to wait for, with the round of waiting this connection is registered for.
     congested: Vec<(Arc<Inbox>, Option<u64>)>,
     parked: Option<Bytes>,
+    /// Retained messages that are still to be sent.
+    replays: VecDeque<Replay>,
     /// Where it published last, which the rules allowed.
     allowed: Option<Address>,
     /// Queues that are exclusive to this connection.
@@ -155,6 +159,7 @@ impl Turn<'_> {
     /// Hands everything over and wakes the receivers.
     pub fn finish(mut self) {
         self.flush_settlements();
+        self.go_on_replaying();
         self.batch.finish(&self.host.host, self.now);
         if !self.batch.congested.is_empty() {
             let rare = self.host.rare();

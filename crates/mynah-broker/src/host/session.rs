@@ -119,6 +119,7 @@ impl Turn<'_> {
             return;
         }
         self.flush_settlements();
+        self.keep_replays();
         let broker = Arc::clone(&self.host.broker);
         broker.unregister(&self.host.info);
         broker.client_event(&self.host.info, "disconnected", self.now);
