@@ -1,4 +1,5 @@
-"""SCRAM-SHA-256 in AUTH packets [MQTT 5.0 4.12, RFC 5802, RFC 7677]. No client library has it, so the client's half is here."""
+"""SCRAM-SHA-256 in AUTH packets [MQTT-4.12.0-1, MQTT-4.12.0-2, MQTT-4.12.0-3, MQTT-4.12.0-4, MQTT-4.12.0-7, MQTT-4.12.1-1, MQTT-3.15.2-1,
+RFC 5802, RFC 7677]. No client library has it, so the client's half is here."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Response information [MQTT 5.0 3.2.2.3.15]: a part of the topic tree for one client's answers."""
+"""Response information [MQTT-3.1.2-28, MQTT 5.0 3.2.2.3.15]: a part of the topic tree for one client's answers."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""What a listener may say for itself: the PROXY protocol, anonymous, terms of MQTT."""
+"""What a listener may say for itself: the PROXY protocol, anonymous, terms of MQTT [MQTT-3.1.2-20, MQTT-3.1.2-21, MQTT-3.2.2-9,
+MQTT-3.2.2-10, MQTT-3.2.2-11, MQTT-3.2.2-12, MQTT-3.2.2-13, MQTT-3.2.2-14, MQTT-3.2.2-17, MQTT-3.2.2-21, MQTT-3.2.2-22]."""
 
 import socket
 
