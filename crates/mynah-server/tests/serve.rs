@@ -31,7 +31,9 @@ fn command(folder: &PathBuf, vars: &[(&str, &str)]) -> Command {
         }
     }
     // Ports of their own, so that tests and brokers do not meet.
-    for name in ["LISTENERS__MQTT", "LISTENERS__STOMP", "LISTENERS__AMQP", "ADMIN", "METRICS"] {
+    for name in
+        ["LISTENERS__MQTT", "LISTENERS__WEBSOCKET", "LISTENERS__STOMP", "LISTENERS__AMQP", "ADMIN", "METRICS"]
+    {
         command.env(format!("MYNAH_{name}__BIND"), "127.0.0.1:0");
     }
     command.envs(vars.iter().copied()).current_dir(folder).arg("serve").stdin(Stdio::null());
