@@ -18,7 +18,7 @@ run: dist ## build the broker as it is shipped and start it with the built-in de
 
 test: setup lint test-rust test-blackbox ## everything CI runs: format, lints, Rust tests, black-box suites with real clients
 
-setup: ## install what the tests need (apt-get, cargo, pip), or say what to install
+setup: ## install what the tests need (apt-get, cargo, pip, npm), or say what to install
 	@bash tests/setup.sh test
 
 build: ## build the release binary
@@ -66,4 +66,4 @@ docker-test: ## build and start the image for real, with stand-in base images wh
 	@bash docker/test.sh
 
 clean: ## remove what was built
-	rm -rf target .venv
+	rm -rf target .venv tests/mqtt/js/node_modules

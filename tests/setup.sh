@@ -2,7 +2,7 @@
 # Installs what a target of the Makefile needs, by the ordinary clients, or stops with one line saying what to install.
 #
 #   tests/setup.sh build     a Rust tool chain and a C compiler
-#   tests/setup.sh test      that, the reference clients of Debian and the Python clients in .venv
+#   tests/setup.sh test      that, the reference clients of Debian, the Python clients in .venv and MQTT.js in tests/mqtt/js
 #   tests/setup.sh peers     the brokers that `make bench-peers` measures Mynah beside
 #   tests/setup.sh docker    a container engine, compose and debootstrap
 #
@@ -65,6 +65,10 @@ test_clients() {
     for package in g++ pkg-config libssl-dev libsasl2-dev libsasl2-modules mosquitto-clients inetutils-telnet; do
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || missing+=("$package")
     done
+    # MQTT.js 5 wants Node 16 or newer; Debian packages npm by itself, others with Node.
+    command -v node >/dev/null || missing+=(nodejs)
+    command -v npm >/dev/null || missing+=(npm)
+    command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null || missing+=(chromium-headless-shell)
     [ ${#missing[@]} -eq 0 ] || apt "${missing[@]}"
     local python=python3 stamp
     can_venv "$python" || python=/usr/bin/python3
@@ -75,6 +79,13 @@ test_clients() {
         "$python" -m venv .venv
         .venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt ||
             stop "pip install -r tests/requirements.txt failed"
+        touch "$stamp"
+    fi
+    local js=tests/mqtt/js
+    stamp=$js/node_modules/.made-by-$(sha256sum <$js/package-lock.json | cut -c1-16)
+    if [ ! -e "$stamp" ]; then
+        echo "setup: MQTT.js into $js/node_modules"
+        npm ci --prefix $js --silent --no-audit --no-fund || stop "npm ci --prefix $js failed"
         touch "$stamp"
     fi
 }

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from support.certificates import Authority
+
 VERSIONS = ("mqttv31", "mqttv311", "mqttv5")
 
 
@@ -130,3 +132,28 @@ def test_a_wrong_password_is_refused(broker, fresh):
     assert result.returncode != 0
     assert "authori" in (result.stdout + result.stderr).lower()
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_over_tls_with_certificates_of_both_sides(own_broker, fresh, tmp_path, version):
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("localhost", server=True)
+    own, own_key = authority.issue("sensor-1")
+
+    def changes(ports):
+        tls = {"cert": str(certificate), "key": str(key), "client_ca": str(authority.path), "client_cert": "required"}
+        return {"listeners": [{"name": "mqtts", "protocol": "mqtt", "bind": f"127.0.0.1:{ports['mqtt']}", "tls": tls}]}
+
+    broker, topic = own_broker(changes), fresh("t")
+    secured = ("-V", version, "--cafile", authority.path, "--cert", own, "--key", own_key)
+    watcher = Subscriber(broker, *secured, "-q", "2", "-t", f"{topic}/#", "-C", "2", "-W", "15", "-v")
+    publish(broker, *secured, "-q", "2", "-t", f"{topic}/a", "-m", "21.5")
+    dying = Subscriber(
+        broker, *secured, "-t", fresh("t"), "--will-topic", f"{topic}/will", "--will-payload", "killed", "--will-qos", "2"
+    )
+    dying.process.kill()
+    dying.process.wait()
+    dying.process.stdout.close()
+    assert watcher.lines() == [f"{topic}/a 21.5", f"{topic}/will killed"]
+    with pytest.raises(subprocess.CalledProcessError):
+        publish(broker, "-V", version, "--cafile", authority.path, "-t", topic, "-m", "without a certificate")

@@ -111,19 +111,21 @@ def read_text(data):
 def read_properties(data):
     """([(identifier, value)], what follows)."""
     size, data = read_varint(data)
-    data, rest, found = data[:size], data[size:], []
+    # A view is cut without copying: there may be 65,536 of them.
+    data, rest, found = memoryview(data[:size]), data[size:], []
     while data:
         identifier, data = data[0], data[1:]
         form = FORMS[identifier]
         if form == "text":
             value, data = read_text(data)
-            value = value.decode()
+            value = bytes(value).decode()
         elif form == "binary":
             value, data = read_text(data)
+            value = bytes(value)
         elif form == "pair":
             name, data = read_text(data)
             value, data = read_text(data)
-            value = (name.decode(), value.decode())
+            value = (bytes(name).decode(), bytes(value).decode())
         elif form == "varint":
             value, data = read_varint(data)
         else:

@@ -43,7 +43,7 @@ mod version;
 mod waiting;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mynah_core::engine::FormatEntry;
 use mynah_core::protocol::{Connection, Detect, Peer, Protocol};
@@ -71,6 +71,10 @@ impl Protocol for Amqp091 {
 
     fn detect(&self, first: &[u8]) -> Detect {
         version::detect(first)
+    }
+
+    fn login_timeout(&self) -> Duration {
+        self.config.login_timeout
     }
 
     /// Formats of what is stored, which are names on disk: they are never changed.

@@ -107,6 +107,10 @@ impl Protocol for Amqp10 {
         version::detect(first)
     }
 
+    fn login_timeout(&self) -> Duration {
+        self.config.login_timeout
+    }
+
     /// Formats of what is stored, which are names on disk: they are never changed.
     fn formats(&self) -> Vec<FormatEntry> {
         vec![FormatEntry { format: translate::FORMAT, decode: Some(translate::decode), encode: None }]

@@ -28,6 +28,8 @@ pub trait Protocol: Send + Sync {
     fn name(&self) -> &'static str;
     /// Whether the first bytes of a connection are this protocol's.
     fn detect(&self, first: &[u8]) -> Detect;
+    /// From the start of a connection to its login; with that many seconds gone before the protocol is known, it cannot be this one.
+    fn login_timeout(&self) -> Duration;
     fn accept(&self, peer: &Peer, now: Instant) -> Box<dyn Connection>;
     /// What to send to a peer whose first bytes no protocol of the listener knows, e.g. the own protocol header.
     fn refuse_unknown(&self) -> &'static [u8] {

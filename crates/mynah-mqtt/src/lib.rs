@@ -150,6 +150,10 @@ impl Protocol for Mqtt {
         "mqtt"
     }
 
+    fn login_timeout(&self) -> Duration {
+        self.config.login_timeout
+    }
+
     /// A CONNECT packet: its type, a remaining length, and one of the two protocol names.
     fn detect(&self, first: &[u8]) -> Detect {
         let Some((&packet, rest)) = first.split_first() else { return Detect::NeedMore };

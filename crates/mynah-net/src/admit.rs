@@ -15,7 +15,7 @@ use tracing::{debug, info};
 
 use crate::driver::Driver;
 use crate::limits::WEBSOCKET_FRAME_EXTRA;
-use crate::listener::{Shared, Speaks};
+use crate::listener::{Shared, Speaks, login_timeout};
 use crate::proxy;
 use crate::tls::{Encrypted, Tls};
 use crate::transport::{Tcp, Transport};
@@ -45,7 +45,7 @@ impl Prelude {
     ) {
         let frame_max = shared.broker.shared.config.message_bytes_max as u64 + WEBSOCKET_FRAME_EXTRA;
         let admitted =
-            tokio::time::timeout(shared.config.detect_timeout, self.admit(stream, &mut peer, frame_max))
+            tokio::time::timeout(login_timeout(speaks.iter()), self.admit(stream, &mut peer, frame_max))
                 .await;
         let transport = match admitted {
             Ok(Ok(transport)) => transport,

@@ -25,7 +25,7 @@ use crate::limits::{
     DETECT_BYTES_MAX, FAREWELL, LINGER, READ_BYTES, READ_BYTES_MAX, REST_BYTES_COPIED, REST_BYTES_EXTRA,
     ROUNDS_MAX, WIRE_BYTES_HIGH,
 };
-use crate::listener::{Shared, Speaks};
+use crate::listener::{Shared, Speaks, login_timeout};
 use crate::transport::Transport;
 
 /// What a thread lends to the connection it polls.
@@ -64,6 +64,8 @@ enum Stage {
 struct Detecting {
     speaks: Arc<[Speaks]>,
     since: Instant,
+    /// As long as the most patient of the protocols which it can still be.
+    until: Instant,
     received: BytesMut,
 }
 
@@ -107,10 +109,16 @@ impl<T> std::fmt::Debug for Driver<T> {
 impl<T: Transport> Driver<T> {
     #[must_use]
     pub fn new(transport: T, shared: Arc<Shared>, speaks: Arc<[Speaks]>, peer: Peer, now: Instant) -> Self {
+        let until = now + login_timeout(speaks.iter());
         Self {
             transport,
             shared,
-            stage: Stage::Detecting(Box::new(Detecting { speaks, since: now, received: BytesMut::new() })),
+            stage: Stage::Detecting(Box::new(Detecting {
+                speaks,
+                since: now,
+                until,
+                received: BytesMut::new(),
+            })),
             armed: None,
             peer: Arc::new(peer),
             big_reads: false,
@@ -164,8 +172,7 @@ impl<T: Transport> Driver<T> {
 
     fn detect(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> Flow {
         let Stage::Detecting(detecting) = &mut self.stage else { return Flow::Progress };
-        let late = now >= detecting.since + self.shared.config.detect_timeout;
-        if late || self.shared.is_stopping() {
+        if now >= detecting.until || self.shared.is_stopping() {
             return Flow::Gone;
         }
         let buffer = scratch.read.get_mut(..READ_BYTES).unwrap_or_default();
@@ -176,20 +183,21 @@ impl<T: Transport> Driver<T> {
                 detecting.received.extend_from_slice(buffer.get(..count).unwrap_or_default());
             }
         }
-        let Detecting { speaks, received, .. } = &mut **detecting;
-        let mut undecided = false;
+        let Detecting { speaks, since, until, received } = &mut **detecting;
+        let mut possible = Vec::new();
         let transport = &self.transport;
         let allowed = || speaks.iter().filter(|speaks| transport.admits(speaks.protocol.name()));
         let found = allowed().find(|speaks| match speaks.protocol.detect(received) {
             Detect::Yes => true,
             Detect::No => false,
             Detect::NeedMore => {
-                undecided = true;
+                possible.push(*speaks);
                 false
             }
         });
         if let Some(Speaks { protocol, counters }) = found {
-            let connection = protocol.accept(&self.peer, now);
+            // It has been connecting since then.
+            let connection = protocol.accept(&self.peer, *since);
             let host = ConnectionHost::new(&self.shared.broker, &self.peer, counters, now);
             host.inbox.set_waker(cx.waker());
             counters.received_bytes.inc_by(received.len() as u64);
@@ -207,7 +215,8 @@ impl<T: Transport> Driver<T> {
             }
             return Flow::Progress;
         }
-        if undecided && received.len() < DETECT_BYTES_MAX {
+        if !possible.is_empty() && received.len() < DETECT_BYTES_MAX {
+            *until = *since + login_timeout(possible.into_iter());
             return Flow::Progress;
         }
         info!(conn = self.peer.connection, peer = %self.peer.address, "closed: the first bytes are no protocol of this listener");
@@ -485,7 +494,7 @@ impl<T: Transport> Driver<T> {
     /// Sees to it that the task is woken at its next deadline.
     fn arm(&mut self, cx: &Context<'_>, now: Instant) {
         let next = match &self.stage {
-            Stage::Detecting(detecting) => Some(detecting.since + self.shared.config.detect_timeout),
+            Stage::Detecting(detecting) => Some(detecting.until),
             Stage::Lingering(until) => Some(*until),
             Stage::Speaking(speaking) => {
                 let own = match &speaking.closing_since {

@@ -27,13 +27,11 @@ use crate::websocket::WebSocketSettings;
 #[derive(Debug, Clone)]
 pub struct NetConfig {
     pub connections_max: usize,
-    /// From accept to the first bytes that tell the protocol; a minute, because people type.
-    pub detect_timeout: Duration,
 }
 
 impl Default for NetConfig {
     fn default() -> Self {
-        Self { connections_max: 1_000_000, detect_timeout: Duration::from_secs(60) }
+        Self { connections_max: 1_000_000 }
     }
 }
 
@@ -85,6 +83,11 @@ impl std::fmt::Debug for Speaks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Speaks").field("protocol", &self.protocol.name()).finish_non_exhaustive()
     }
+}
+
+/// From the start of a connection to its login, in the most patient of these protocols.
+pub(crate) fn login_timeout<'a>(speaks: impl Iterator<Item = &'a Speaks>) -> Duration {
+    speaks.map(|speaks| speaks.protocol.login_timeout()).max().unwrap_or_default()
 }
 
 /// What all connections share.

@@ -156,12 +156,7 @@ fn tls(tls: &Tls) -> TlsSettings {
 }
 
 fn net_config(config: &Config) -> NetConfig {
-    let limits = &config.limits;
-    NetConfig {
-        connections_max: usize::try_from(limits.connections_max).unwrap_or(usize::MAX),
-        // Until the first bytes it could be a person at telnet.
-        detect_timeout: limits.login_timeout.0.max(limits.login_timeout_stomp.0),
-    }
+    NetConfig { connections_max: usize::try_from(config.limits.connections_max).unwrap_or(usize::MAX) }
 }
 
 fn store_options(config: &Config) -> StoreOptions {

@@ -22,7 +22,7 @@ mod translate;
 mod version;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mynah_core::engine::FormatEntry;
 use mynah_core::protocol::{Connection, Detect, Peer, Protocol};
@@ -51,6 +51,10 @@ impl Protocol for Stomp {
 
     fn detect(&self, first: &[u8]) -> Detect {
         codec::detect(first)
+    }
+
+    fn login_timeout(&self) -> Duration {
+        self.config.login_timeout
     }
 
     /// Formats of what is stored, which are names on disk: they are never changed.

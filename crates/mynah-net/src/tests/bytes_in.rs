@@ -7,7 +7,7 @@ use proptest::prelude::{Strategy, any, prop_assert_eq, proptest};
 use proptest::test_runner::Config;
 
 use super::lab::Lab;
-use super::line::{PREAMBLE, REFUSAL, UNDECIDED};
+use super::line::{LOGIN_TIMEOUT, PREAMBLE, REFUSAL, UNDECIDED};
 use crate::limits::{
     DETECT_BYTES_MAX, LINGER, READ_BYTES, READ_BYTES_MAX, REST_BYTES_COPIED, REST_BYTES_EXTRA,
 };
@@ -80,7 +80,7 @@ fn who_says_nothing_in_time_goes() {
     let (silent, slow) = (lab.connect(), lab.connect());
     lab.socket(slow).send(b"LI");
     lab.settle();
-    let timeout = lab.shared.config.detect_timeout;
+    let timeout = LOGIN_TIMEOUT;
     lab.advance(timeout - Duration::from_millis(1));
     assert!(!lab.is_done(silent) && !lab.is_done(slow));
     lab.advance(Duration::from_millis(1));

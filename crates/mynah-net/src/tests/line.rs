@@ -15,6 +15,7 @@ use mynah_core::protocol::{
 use mynah_core::{AddressRef, ConsumerId, Filter, Format, Guarantee, Outcome, PublishRef, Run, Wire};
 use parking_lot::Mutex;
 
+pub(super) const LOGIN_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) const PREAMBLE: &[u8] = b"LINE\n";
 /// Bytes that begin so may become anything.
 pub(super) const UNDECIDED: &[u8] = b"?";
@@ -58,6 +59,10 @@ impl Protocol for Lines {
         } else {
             Detect::No
         }
+    }
+
+    fn login_timeout(&self) -> Duration {
+        LOGIN_TIMEOUT
     }
 
     fn accept(&self, peer: &Peer, _: Instant) -> Box<dyn Connection> {

@@ -59,7 +59,7 @@ async fn lines_go_in_and_out() {
 
 #[tokio::test]
 async fn no_more_connections_than_allowed() {
-    let (_broker, net, _) = start(NetConfig { connections_max: 2, ..NetConfig::default() });
+    let (_broker, net, _) = start(NetConfig { connections_max: 2 });
     let mut one = connect(&net, "LINE\necho a\n").await;
     let mut two = connect(&net, "LINE\necho a\n").await;
     expect(&mut one, "a\n").await;
@@ -129,8 +129,7 @@ async fn deadlines_come_when_they_are_due_wherever_they_moved() {
 
 #[tokio::test]
 async fn who_says_nothing_in_time_goes() {
-    let detect_timeout = Duration::from_millis(30);
-    let (_broker, net, _) = start(NetConfig { detect_timeout, ..NetConfig::default() });
+    let (_broker, net, _) = start(NetConfig::default());
     let mut silent = TcpStream::connect(net.addresses()[0].1).await.unwrap();
     let mut slow = connect(&net, "LI").await;
     expect_end(&mut silent).await;
