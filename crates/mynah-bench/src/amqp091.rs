@@ -54,7 +54,7 @@ impl Amqp091 {
             ready: false,
         };
         match role {
-            Role::Subscriber { source, index } => {
+            Role::Subscriber { source, index, .. } => {
                 wire.source = Some(source.clone());
                 wire.index = *index;
             }
@@ -370,7 +370,7 @@ mod tests {
     use crate::wire::tests::{feed, terms};
 
     fn subscriber(settle: Settle) -> Box<dyn Wire> {
-        let role = Role::Subscriber { source: "q".into(), index: 0 };
+        let role = Role::Subscriber { source: "q".into(), more: Vec::new(), index: 0 };
         Box::new(Amqp091::new(&Terms { settle, ..terms() }, &role))
     }
 

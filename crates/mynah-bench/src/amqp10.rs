@@ -413,7 +413,7 @@ mod tests {
     use crate::wire::tests::{feed, terms};
 
     fn subscriber(settle: Settle) -> Box<dyn Wire> {
-        let role = Role::Subscriber { source: "q".into(), index: 0 };
+        let role = Role::Subscriber { source: "q".into(), more: Vec::new(), index: 0 };
         Box::new(Amqp10::new(&Terms { settle, prefetch: 1000, ..terms() }, &role, "c".into()))
     }
 

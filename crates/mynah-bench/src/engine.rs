@@ -21,13 +21,15 @@ use crate::mqtt::Mqtt;
 use crate::options::{Pattern, Protocol, Spec};
 use crate::pattern::Plan;
 use crate::process::{self, Usage};
-use crate::report::{Reading, Report};
+use crate::report::{Reading, Report, Subscribed};
+use crate::retained;
 use crate::stomp::Stomp;
 use crate::wire::{Role, Terms, Wire};
 use crate::worker::{Job, Pace, Worker};
 
 /// Until all connections are ready.
 const READY: Duration = Duration::from_secs(30);
+const READY_CROWD: Duration = Duration::from_secs(120);
 /// Without a delivery for so long, what is missing is taken for lost.
 const QUIET: Duration = Duration::from_millis(1_500);
 /// For the last messages, however busy it is.
@@ -115,13 +117,29 @@ struct Snapshot {
     own: Usage,
 }
 
+impl Snapshot {
+    /// What it took to get here from the start of the run, for each subscription.
+    #[expect(clippy::cast_precision_loss, reason = "bytes and counts are far below 2^52")]
+    fn figures(&self, before: &Usage, spec: &Spec) -> Subscribed {
+        let count = f64::from(spec.topics);
+        Subscribed {
+            per_second: count * 1e9 / (self.at_ns.max(1) as f64),
+            bytes_each: spec.pid.map(|_| self.broker.rss.saturating_sub(before.rss) as f64 / count),
+        }
+    }
+}
+
 /// Runs `spec` to its end.
 ///
 /// # Errors
 ///
 /// The broker cannot be reached, refuses, closes a connection, or does not get ready in time.
 pub(crate) fn run(spec: &Spec) -> anyhow::Result<Report> {
+    if matches!(spec.pattern, Pattern::Retain | Pattern::Replay) {
+        return retained::run(spec);
+    }
     let plan = Plan::new(spec);
+    let before = spec.pid.map(process::tree).unwrap_or_default();
     files::make_room(plan.publishers.len() + plan.subscribers.len())?;
     let shared = Shared::new(spec, &plan);
     let mut jobs = jobs(spec, &plan);
@@ -159,21 +177,27 @@ pub(crate) fn run(spec: &Spec) -> anyhow::Result<Report> {
                 _ => Err(error),
             };
         }
-        let (first, last) = observed?;
+        let (subscribed, first, last) = observed?;
         if last.delivered == first.delivered {
             bail!("nothing was delivered in the measured time");
         }
-        Ok(report(spec, &plan, tallies, first, last))
+        let mut report = report(spec, &plan, tallies, first, last);
+        report.subscribed = (spec.pattern == Pattern::Crowd).then(|| subscribed.figures(&before, spec));
+        Ok(report)
     })
 }
 
 /// Leads the run through its phases and reads the counters at both ends of the measured time.
-fn observe(spec: &Spec, plan: &Plan, shared: &Shared) -> anyhow::Result<(Snapshot, Snapshot)> {
+fn observe(spec: &Spec, plan: &Plan, shared: &Shared) -> anyhow::Result<(Snapshot, Snapshot, Snapshot)> {
     let ready = || (shared.subscribers_ready.load(Acquire), shared.publishers_ready.load(Acquire));
     let all = (plan.subscribers.len(), plan.publishers.len());
-    let patience = Instant::now() + READY;
+    let patience = Instant::now() + if spec.pattern == Pattern::Crowd { READY_CROWD } else { READY };
+    let mut subscribed = None;
     while ready() != all {
         nap(shared)?;
+        if subscribed.is_none() && ready().0 == all.0 {
+            subscribed = Some(snapshot(spec, shared));
+        }
         if Instant::now() > patience {
             let (subscribers, publishers) = ready();
             bail!(
@@ -209,7 +233,7 @@ fn observe(spec: &Spec, plan: &Plan, shared: &Shared) -> anyhow::Result<(Snapsho
         let sent = shared.sum(|it| &it.sent);
         shared.total_delivered() >= sent * plan.copies && shared.sum(|it| &it.acked) >= sent
     })?;
-    Ok((first, last))
+    Ok((subscribed.unwrap_or(first), first, last))
 }
 
 /// Waits for `done`, for silence, or for `until_ns`.
@@ -291,7 +315,11 @@ fn jobs(spec: &Spec, plan: &Plan) -> Vec<Vec<Job>> {
             Some((first, count)) => Ledger::whole(first, count),
             None => Ledger::shared(publishers),
         };
-        give(index, Role::Subscriber { source: reader.source.clone(), index }, ledger);
+        give(
+            index,
+            Role::Subscriber { source: reader.source.clone(), more: reader.more.clone(), index },
+            ledger,
+        );
     }
     for (index, targets) in (0u32..).zip(&plan.publishers) {
         give(index, Role::Publisher { id: index, targets: targets.clone() }, Ledger::whole(0, 0));
@@ -449,7 +477,7 @@ mod tests {
             let protocol = protocols[round % protocols.len()];
             let role = match random() % 2 {
                 0 => Role::Publisher { id: 0, targets: vec!["a".into()] },
-                _ => Role::Subscriber { source: "a".into(), index: 0 },
+                _ => Role::Subscriber { source: "a".into(), more: Vec::new(), index: 0 },
             };
             let mut wire = wire(protocol, &Spec::default().terms(), &role, "c".into());
             let (mut ledger, mut tally) = (Ledger::whole(0, 1), Tally::new(0, 1));

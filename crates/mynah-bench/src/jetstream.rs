@@ -22,7 +22,7 @@ pub(crate) struct Jetstream {
 impl Jetstream {
     pub(crate) fn new(terms: &Terms, role: &Role) -> Self {
         let (subject, own, template) = match role {
-            Role::Subscriber { source, index } => (source.clone(), format!("s{index}"), None),
+            Role::Subscriber { source, index, .. } => (source.clone(), format!("s{index}"), None),
             Role::Publisher { id, targets } => {
                 let inbox = format!("_INBOX.{:08x}.p{id}", terms.run);
                 let template = Template::new(terms, *id, targets, |_, target, body, out| {
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_made_once_and_deleted() {
-        let role = Role::Subscriber { source: "bench.1".into(), index: 0 };
+        let role = Role::Subscriber { source: "bench.1".into(), more: Vec::new(), index: 0 };
         let mut wire = Jetstream::new(&terms(), &role);
         let mut out = Vec::new();
         wire.on_pong(&mut out);

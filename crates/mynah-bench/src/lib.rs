@@ -22,6 +22,7 @@ mod payload;
 mod peers;
 mod process;
 mod report;
+mod retained;
 mod rows;
 mod stomp;
 mod wire;

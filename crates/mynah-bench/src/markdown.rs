@@ -5,6 +5,7 @@
 use std::fmt::Write;
 use std::fs;
 
+use crate::options::Pattern;
 use crate::peers::{Results, ratio};
 use crate::report::{mib, thousands};
 use crate::rows::Kind;
@@ -20,7 +21,7 @@ pub(crate) fn page(results: &Results, missed: &[String]) -> String {
     let _infallible = writeln!(
         text,
         "{} alternating rounds of {} s a run after a warm-up that does not count; every figure is the median over the\n\
-         rounds. Payloads have 64 bytes. {}.\n",
+         rounds. Payloads have 64 bytes where nothing else is said. {}.\n",
         results.rounds,
         results.seconds,
         machine()
@@ -87,6 +88,18 @@ pub(crate) fn tables(results: &Results) -> String {
             );
         }
     }
+    let crowds: Vec<usize> = saturated.iter().copied().filter(|&row| is_crowd(results, row)).collect();
+    if !crowds.is_empty() {
+        text.push_str("## Subscriptions a second (resident bytes each)\n\n");
+        let figure = |row: usize, kind| {
+            let cell = results.cell(row, kind)?;
+            let speed = cell.median(|it| it.subscribed.map_or(0.0, |it| it.per_second))?;
+            // Memory that earlier rounds have left behind would hide what they cost.
+            let bytes = cell.reports.first()?.subscribed?.bytes_each?;
+            Some(format!("{} ({})", thousands(speed), thousands(bytes)))
+        };
+        table(&mut text, results, &crowds, &kinds, None, figure, |_| None);
+    }
     if !paced.is_empty() {
         text.push_str("## Delay at a given rate: p50 / p99 in microseconds (CPU microseconds a message)\n\n");
         let figure = |row: usize, kind| {
@@ -99,6 +112,10 @@ pub(crate) fn tables(results: &Results) -> String {
     size(&mut text, results);
     notes(&mut text, results);
     text
+}
+
+fn is_crowd(results: &Results, row: usize) -> bool {
+    results.rows.get(row).is_some_and(|row| row.spec.pattern == Pattern::Crowd)
 }
 
 fn rows_of(results: &Results, open_loop: bool) -> Vec<usize> {
@@ -159,7 +176,7 @@ fn floor(results: &Results, row: usize) -> String {
         Some(ours) => format!(": {:.1}x", ratio(Some(ours), speed(floor.peer))),
         None => String::new(),
     };
-    format!("{:.0}x {}{reached}", floor.speed, floor.peer.name())
+    format!("{}x {}{reached}", floor.speed, floor.peer.name())
 }
 
 fn cpu_floor(results: &Results, row: usize) -> String {
@@ -170,7 +187,7 @@ fn cpu_floor(results: &Results, row: usize) -> String {
         Some(ours) => format!(": {:.2}", ratio(Some(ours), cpu(floor.peer))),
         None => String::new(),
     };
-    format!("{share:.1} of {}{reached}", floor.peer.name())
+    format!("{share} of {}{reached}", floor.peer.name())
 }
 
 fn size(text: &mut String, results: &Results) {
@@ -250,10 +267,10 @@ mod tests {
         let mut results = results(cell(&[700_000.0], 0.1), cell(&[100_000.0], 1.0));
         let text = tables(&results);
         assert!(
-            text.contains("| MQTT 50 pairs, QoS 0 | 700,000 | 100,000 | 7.0x rumqttd | 6x rumqttd: 7.0x |"),
+            text.contains("| MQTT 50 pairs, QoS 0 | 700,000 | 100,000 | 7.0x rumqttd | 10x rumqttd: 7.0x |"),
             "{text}"
         );
-        assert!(text.contains("| 0.100 | 1.000 | 0.2 of rumqttd: 0.10 |"), "{text}");
+        assert!(text.contains("| 0.100 | 1.000 | 0.12 of rumqttd: 0.10 |"), "{text}");
         assert!(text.contains("| 7.0x (0.10) |"), "{text}");
         results.cells.clear();
         let text = tables(&results);

@@ -10,6 +10,8 @@ use crate::wire::{Fault, Role, Template, Terms, Wire, put_at, u8_at, u16_at, u32
 const INFLIGHT: u64 = 60_000;
 /// Identifiers used, 1 to this; a power of two minus nothing the wire cares about.
 const IDENTIFIERS: u64 = 65_535;
+/// Filters of one SUBSCRIBE packet.
+const FILTERS: usize = 100;
 /// Seconds; longer than any run, so that no PINGREQ is needed.
 const KEEP_ALIVE: u16 = 3_600;
 
@@ -21,7 +23,9 @@ pub(crate) struct Mqtt {
     client_id: String,
     user: Option<String>,
     password: String,
-    filter: Option<String>,
+    filters: Vec<String>,
+    /// SUBSCRIBE packets without their SUBACK.
+    subscribing: u16,
     template: Option<Template>,
     id_at: usize,
     inflight_max: u64,
@@ -37,7 +41,8 @@ impl Mqtt {
             client_id,
             user: terms.user.clone(),
             password: terms.password.clone(),
-            filter: None,
+            filters: Vec::new(),
+            subscribing: 0,
             template: None,
             id_at: 0,
             inflight_max: INFLIGHT,
@@ -45,7 +50,10 @@ impl Mqtt {
             ready: false,
         };
         match role {
-            Role::Subscriber { source, .. } => wire.filter = Some(source.clone()),
+            Role::Subscriber { source, more, .. } => {
+                wire.filters.push(source.clone());
+                wire.filters.extend(more.iter().cloned());
+            }
             Role::Publisher { id, targets } => {
                 let mut id_at = 0;
                 let template = Template::new(terms, *id, targets, |_, topic, body, out| {
@@ -67,24 +75,27 @@ impl Mqtt {
         if let Some(receive_maximum) = properties.and_then(receive_maximum) {
             self.inflight_max = INFLIGHT.min(u64::from(receive_maximum));
         }
-        match &self.filter {
-            None => self.ready = true,
-            Some(filter) => subscribe(self.v5, self.qos, filter, out),
+        for filters in self.filters.chunks(FILTERS) {
+            self.subscribing += 1;
+            subscribe_all(self.v5, self.qos, self.subscribing, filters, out);
         }
+        self.ready = self.subscribing == 0;
         Ok(())
     }
 
     fn on_suback(&mut self, body: &[u8]) -> Result<(), Fault> {
-        match body.last() {
-            Some(&granted) if granted == self.qos => self.ready = true,
+        let codes = if self.v5 { body.get(3..) } else { body.get(2..) };
+        match codes.unwrap_or_default().iter().find(|&&granted| granted != self.qos) {
+            _ if codes.is_none_or(<[u8]>::is_empty) => return Err(Fault::new("SUBACK is cut short")),
             Some(granted) => {
                 return Err(Fault::new(format!(
                     "asked for QoS {}, the broker granted {granted:#x}",
                     self.qos
                 )));
             }
-            None => return Err(Fault::new("SUBACK is cut short")),
+            None => self.subscribing = self.subscribing.saturating_sub(1),
         }
+        self.ready = self.subscribing == 0;
         Ok(())
     }
 
@@ -187,11 +198,11 @@ impl Wire for Mqtt {
 }
 
 /// First byte, body and whole length of a packet.
-type Packet<'a> = (u8, &'a [u8], usize);
+pub(crate) type Packet<'a> = (u8, &'a [u8], usize);
 
 /// The first packet in `input`: its first byte, its body and its whole length; none if it is not complete.
 #[inline]
-fn packet(input: &[u8]) -> Result<Option<Packet<'_>>, Fault> {
+pub(crate) fn packet(input: &[u8]) -> Result<Option<Packet<'_>>, Fault> {
     let Some((&first, rest)) = input.split_first() else { return Ok(None) };
     let Some((len, bytes)) = varint(rest) else {
         // Four bytes, all with the continuation bit [MQTT-2.2.3].
@@ -225,13 +236,13 @@ fn put_varint(mut value: usize, out: &mut Vec<u8>) {
     }
 }
 
-fn put_text(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn put_text(text: &str, out: &mut Vec<u8>) {
     let len = u16::try_from(text.len()).unwrap_or(u16::MAX);
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_packet(first: u8, body: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_packet(first: u8, body: &[u8], out: &mut Vec<u8>) {
     out.push(first);
     put_varint(body.len(), out);
     out.extend_from_slice(body);
@@ -256,12 +267,18 @@ pub(crate) fn connect(v5: bool, client_id: &str, user: Option<&str>, password: &
 }
 
 pub(crate) fn subscribe(v5: bool, qos: u8, filter: &str, out: &mut Vec<u8>) {
-    let mut body = vec![0, 1];
+    subscribe_all(v5, qos, 1, &[filter.to_owned()], out);
+}
+
+fn subscribe_all(v5: bool, qos: u8, id: u16, filters: &[String], out: &mut Vec<u8>) {
+    let mut body = id.to_be_bytes().to_vec();
     if v5 {
         body.push(0);
     }
-    put_text(filter, &mut body);
-    body.push(qos);
+    for filter in filters {
+        put_text(filter, &mut body);
+        body.push(qos);
+    }
     put_packet(0x82, &body, out);
 }
 
@@ -315,7 +332,7 @@ mod tests {
     const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 
     fn subscriber(v5: bool, qos: u8) -> Box<dyn Wire> {
-        let role = Role::Subscriber { source: "a/b".into(), index: 0 };
+        let role = Role::Subscriber { source: "a/b".into(), more: Vec::new(), index: 0 };
         Box::new(Mqtt::new(v5, &Terms { qos, ..terms() }, &role, "c".into()))
     }
 

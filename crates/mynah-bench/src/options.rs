@@ -45,6 +45,12 @@ pub enum Pattern {
     Queue,
     /// Nobody consumes: what counts are confirmed messages, and the queue is deleted at the end (AMQP 0-9-1, JetStream)
     Store,
+    /// MQTT subscriptions to many topics, one in ten with a wildcard; publishers go round random ones
+    Crowd,
+    /// One publisher stores retained messages, again and again (MQTT)
+    Retain,
+    /// One subscriber is sent all retained messages, again and again (MQTT)
+    Replay,
 }
 
 /// Options of `mynah bench run`.
@@ -62,12 +68,15 @@ pub struct RunArgs {
     /// Number of publishers [default: 50; fan-out and queue: 1]
     #[arg(long)]
     pub publishers: Option<u32>,
-    /// Number of subscribers [default: as publishers; fan-out: 50]
+    /// Number of subscribers [default: as publishers; fan-out: 50; crowd: 100]
     #[arg(long)]
     pub subscribers: Option<u32>,
     /// Number of queues in the pattern "queue"
     #[arg(long, default_value_t = 1)]
     pub queues: u32,
+    /// Subscriptions of the pattern "crowd", retained messages of "retain" and "replay" [default: 100000; 50000]
+    #[arg(long)]
+    pub topics: Option<u32>,
     /// Bytes of a payload, at least 24
     #[arg(long, default_value_t = 64)]
     pub size: usize,
@@ -134,6 +143,8 @@ pub(crate) struct Spec {
     pub publishers: u32,
     pub subscribers: u32,
     pub queues: u32,
+    /// Subscriptions of a crowd, or retained messages.
+    pub topics: u32,
     pub size: usize,
     pub qos: u8,
     pub settle: Settle,
@@ -164,6 +175,7 @@ impl Default for Spec {
             publishers: 50,
             subscribers: 50,
             queues: 1,
+            topics: 50_000,
             size: 64,
             qos: 0,
             settle: Settle::Auto,
@@ -206,6 +218,11 @@ impl Spec {
         let stores = matches!(args.protocol, Protocol::Amqp091 | Protocol::Jetstream);
         ensure!(!store || stores, "--pattern store is there for amqp091 and jetstream only");
         ensure!(store || args.protocol != Protocol::Jetstream, "jetstream is there for --pattern store only");
+        let mqtt = matches!(args.protocol, Protocol::Mqtt | Protocol::Mqtt5);
+        let topics = matches!(args.pattern, Pattern::Crowd | Pattern::Retain | Pattern::Replay);
+        ensure!(mqtt || !topics, "--pattern crowd, retain and replay are there for mqtt only");
+        let topics = args.topics.unwrap_or(if args.pattern == Pattern::Crowd { 100_000 } else { 50_000 });
+        ensure!((1..=9_999_999).contains(&topics), "--topics must be 1 to 9999999");
         Ok(Self {
             run: fresh_run(),
             protocol: args.protocol,
@@ -214,6 +231,7 @@ impl Spec {
             publishers,
             subscribers,
             queues: args.queues,
+            topics,
             size: args.size,
             qos: args.qos,
             settle: args.settle,
@@ -250,6 +268,7 @@ impl Spec {
             prefetch: self.prefetch.unwrap_or(window).max(1),
             queues: matches!(self.pattern, Pattern::Queue | Pattern::Store),
             store: self.pattern == Pattern::Store,
+            numbered_through: self.pattern == Pattern::Crowd,
         }
     }
 }
@@ -285,7 +304,8 @@ fn counts(pattern: Pattern, publishers: Option<u32>, subscribers: Option<u32>) -
         Pattern::FanIn => (publishers.unwrap_or(50), 1),
         Pattern::FanOut => (publishers.unwrap_or(1), subscribers.unwrap_or(50)),
         Pattern::Queue => (publishers.unwrap_or(1), subscribers.unwrap_or(1)),
-        Pattern::Store => (publishers.unwrap_or(1), 1),
+        Pattern::Store | Pattern::Retain | Pattern::Replay => (publishers.unwrap_or(1), 1),
+        Pattern::Crowd => (publishers.unwrap_or(50), subscribers.unwrap_or(100)),
     }
 }
 

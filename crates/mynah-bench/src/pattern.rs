@@ -19,8 +19,16 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reader {
     pub source: String,
-    /// First publisher heard and how many; none when it shares a queue with others.
+    /// Further filters, MQTT only.
+    pub more: Vec<String>,
+    /// First publisher heard and how many; none when it shares a queue, or the topics of a publisher, with others.
     pub hears: Option<(u32, u32)>,
+}
+
+impl Reader {
+    fn of(source: String, hears: Option<(u32, u32)>) -> Self {
+        Self { source, more: Vec::new(), hears }
+    }
 }
 
 impl Plan {
@@ -28,7 +36,7 @@ impl Plan {
         let (publishers, subscribers) = (spec.publishers, spec.subscribers);
         let target = |index| destination(spec, index, false);
         let source = |index| destination(spec, index, true);
-        let whole = |index, first, count| Reader { source: source(index), hears: Some((first, count)) };
+        let whole = |index, first, count| Reader::of(source(index), Some((first, count)));
         match spec.pattern {
             Pattern::Pairs => Self {
                 publishers: (0..publishers).map(|index| vec![target(index)]).collect(),
@@ -50,18 +58,18 @@ impl Plan {
                 subscribers: (0..subscribers).map(|_| whole(0, 0, publishers)).collect(),
                 copies: u64::from(subscribers),
             },
+            Pattern::Crowd => crowd(spec),
+            Pattern::Retain | Pattern::Replay => Self::default(),
             Pattern::Store => Self {
                 publishers: (0..publishers).map(|_| vec![target(0)]).collect(),
-                subscribers: vec![Reader { source: source(0), hears: None }],
+                subscribers: vec![Reader::of(source(0), None)],
                 copies: 1,
             },
             Pattern::Queue => {
                 let queues = spec.queues.clamp(1, publishers.min(subscribers).max(1));
                 let alone = queues == subscribers;
-                let reader = |index: u32| Reader {
-                    source: source(index % queues),
-                    hears: alone.then_some((0, publishers)),
-                };
+                let reader =
+                    |index: u32| Reader::of(source(index % queues), alone.then_some((0, publishers)));
                 Self {
                     publishers: (0..publishers).map(|index| vec![target(index % queues)]).collect(),
                     subscribers: (0..subscribers).map(reader).collect(),
@@ -69,6 +77,37 @@ impl Plan {
                 }
             }
         }
+    }
+}
+
+/// Topics that each publisher of a crowd goes round.
+const TOPICS: u64 = 2_000;
+
+/// Subscriptions to topics of their own, one in ten with a wildcard, and publishers that go round random ones of them.
+fn crowd(spec: &Spec) -> Plan {
+    let topic = |index: u64| format!("bench/{:08x}/{:03}/{index:07}/v", spec.run, index % 1_000);
+    let filter = |index: u64| match index % 30 {
+        0 => format!("bench/{:08x}/{:03}/{index:07}/+", spec.run, index % 1_000),
+        10 => format!("bench/{:08x}/+/{index:07}/v", spec.run),
+        20 => format!("bench/{:08x}/{:03}/{index:07}/#", spec.run, index % 1_000),
+        _ => topic(index),
+    };
+    let (all, readers) = (u64::from(spec.topics.max(1)), u64::from(spec.subscribers));
+    let reader = |reader: u64| {
+        let mut filters = (reader..all).step_by(usize::try_from(readers).unwrap_or(1)).map(filter);
+        let mut it = Reader::of(filters.next().unwrap_or_default(), None);
+        it.more = filters.collect();
+        it
+    };
+    let mut state = u64::from(spec.run) | 1;
+    let mut any = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        topic((state >> 24) % all)
+    };
+    Plan {
+        publishers: (0..spec.publishers).map(|_| (0..TOPICS).map(|_| any()).collect()).collect(),
+        subscribers: (0..readers).map(reader).collect(),
+        copies: 1,
     }
 }
 
@@ -104,10 +143,7 @@ mod tests {
     fn every_shape_has_its_ends() {
         let pairs = plan(Pattern::Pairs, 2, 9, 1);
         assert_eq!(pairs.publishers, [["bench/00000001/00000"], ["bench/00000001/00001"]]);
-        assert_eq!(
-            pairs.subscribers[1],
-            Reader { source: "bench/00000001/00001".into(), hears: Some((1, 1)) }
-        );
+        assert_eq!(pairs.subscribers[1], Reader::of("bench/00000001/00001".into(), Some((1, 1))));
         let scattered = plan(Pattern::Scattered, 3, 2, 1);
         assert_eq!(scattered.publishers[2].len(), 2);
         assert_eq!(scattered.subscribers[0].hears, Some((0, 3)));
@@ -115,6 +151,23 @@ mod tests {
         assert_eq!((fan_in.publishers.len(), fan_in.subscribers.len(), fan_in.copies), (10, 1, 1));
         let fan_out = plan(Pattern::FanOut, 1, 7, 1);
         assert_eq!((fan_out.subscribers.len(), fan_out.copies), (7, 7));
+    }
+
+    #[test]
+    fn a_crowd_has_as_many_filters_as_asked_and_one_in_ten_is_a_wildcard() {
+        let spec =
+            Spec { pattern: Pattern::Crowd, publishers: 2, subscribers: 3, topics: 100, ..Spec::default() };
+        let plan = Plan::new(&spec);
+        let filters: Vec<&String> = plan
+            .subscribers
+            .iter()
+            .flat_map(|reader| std::iter::once(&reader.source).chain(&reader.more))
+            .collect();
+        assert_eq!(filters.len(), 100);
+        assert_eq!(filters.iter().filter(|filter| filter.contains(['+', '#'])).count(), 10);
+        assert_eq!(plan.publishers[0].len(), 2_000);
+        assert!(plan.publishers[0].iter().all(|topic| topic.len() == plan.publishers[1][0].len()));
+        assert_ne!(plan.publishers[0], plan.publishers[1]);
     }
 
     #[test]

@@ -39,6 +39,18 @@ pub(crate) struct Report {
     pub broker_cores: Option<f64>,
     /// Resident bytes of the broker at the end.
     pub broker_rss: Option<u64>,
+    /// Where many subscriptions are the subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscribed: Option<Subscribed>,
+}
+
+/// What the subscriptions of a crowd cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Subscribed {
+    /// Subscriptions confirmed a second.
+    pub per_second: f64,
+    /// Growth of the broker's resident bytes for each; absent without its pid.
+    pub bytes_each: Option<f64>,
 }
 
 /// Percentiles in microseconds.
@@ -94,6 +106,7 @@ impl Report {
             generator_cpu_us: reading.own_cpu_s * 1e6 / measured,
             broker_cores: reading.broker_cpu_s.map(|cpu| cpu / seconds.max(1e-9)),
             broker_rss: reading.broker_rss,
+            subscribed: None,
         }
     }
 
@@ -127,6 +140,13 @@ impl Report {
                 "broker       {cpu:.3} us CPU a delivery, {cores:.2} cores, {} resident\n",
                 mib(rss)
             ));
+        }
+        if let Some(Subscribed { per_second, bytes_each }) = self.subscribed {
+            text.push_str(&format!("subscribed   {}/s", thousands(per_second)));
+            if let Some(bytes) = bytes_each {
+                text.push_str(&format!(", {} resident bytes each", thousands(bytes)));
+            }
+            text.push('\n');
         }
         text
     }

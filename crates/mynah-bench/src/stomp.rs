@@ -287,7 +287,7 @@ mod tests {
     }
 
     fn subscriber(settle: Settle) -> Box<dyn Wire> {
-        let role = Role::Subscriber { source: "/queue/a".into(), index: 0 };
+        let role = Role::Subscriber { source: "/queue/a".into(), more: Vec::new(), index: 0 };
         Box::new(Stomp::new(&Terms { settle, ..terms() }, &role))
     }
 

@@ -42,8 +42,8 @@ pub(crate) trait Wire: Send {
 pub(crate) enum Role {
     /// Sends to each of the destinations in turn.
     Publisher { id: u32, targets: Vec<String> },
-    /// Reads one destination; the index tells apart those who read the same.
-    Subscriber { source: String, index: u32 },
+    /// Reads one destination, and in MQTT more of them; the index tells apart those who read the same.
+    Subscriber { source: String, more: Vec<String>, index: u32 },
 }
 
 /// How a consumer settles.
@@ -78,6 +78,8 @@ pub(crate) struct Terms {
     pub queues: bool,
     /// The reader only declares its queue and deletes it in the end; confirms count as deliveries.
     pub store: bool,
+    /// A publisher numbers all its messages, not those to each destination.
+    pub numbered_through: bool,
 }
 
 /// Frames of equal length, encoded once, one for each destination, repeated up to a batch.
@@ -87,6 +89,7 @@ pub(crate) struct Template {
     frame_len: usize,
     count: usize,
     cycle: usize,
+    numbered_through: bool,
     payload_at: usize,
     next: usize,
     lane: usize,
@@ -121,6 +124,7 @@ impl Template {
             frame_len: frame_len.max(1),
             count: targets.len() * repeats,
             cycle: targets.len(),
+            numbered_through: terms.numbered_through,
             payload_at,
             next: 0,
             lane: 0,
@@ -156,7 +160,8 @@ impl Template {
             let from = out.len();
             out.extend_from_slice(batch);
             for frame in out.get_mut(from..).unwrap_or_default().chunks_exact_mut(self.frame_len) {
-                payload::restamp(frame, self.payload_at, self.lane_sequence, sent_ns);
+                let sequence = if self.numbered_through { self.sent } else { self.lane_sequence };
+                payload::restamp(frame, self.payload_at, sequence, sent_ns);
                 patch(frame, self.sent);
                 self.sent += 1;
                 self.lane += 1;
@@ -231,6 +236,7 @@ pub(crate) mod tests {
             prefetch: 100,
             queues: true,
             store: false,
+            numbered_through: false,
         }
     }
 
