@@ -290,6 +290,23 @@ def test_retained_messages(own_broker, open_client, crash):
         subscriber.receive(SHORT)
 
 
+def test_retained_messages_of_qos_0_at_an_orderly_end(own_broker, open_client):
+    """They are written a little later than they come; an end does not wait for that time, and misses none."""
+    broker = own_broker()
+    publisher = open_client("mqtt5", broker)
+    for number in range(5000):
+        publisher.publish("topic", f"r/{number % 2500}", str(number).encode(), qos=0, retain=True)
+    publisher.publish("topic", "r/7", b"", qos=0, retain=True)
+    publisher.publish("topic", "done", b"x", qos=1)
+    broker.restart(crash=False)
+    subscriber = open_client("mqtt5", broker)
+    subscriber.subscribe("topic", "r/#", qos=1)
+    got = sorted(int(subscriber.receive().body) for _ in range(2499))
+    assert got == [number for number in range(2500, 5000) if number != 2507]
+    with pytest.raises(Nothing):
+        subscriber.receive(SHORT)
+
+
 def test_a_delayed_will(own_broker, open_client):
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties

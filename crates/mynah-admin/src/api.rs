@@ -150,8 +150,12 @@ pub(crate) async fn backup(
     if !dir.is_absolute() {
         return Err(ApiError::bad_request("dir must be an absolute path on the broker's machine".to_owned()));
     }
-    let log = Arc::clone(&state.broker.shared.engine.log);
-    let copied = tokio::task::spawn_blocking(move || log.backup(&dir)).await;
+    let broker = Arc::clone(&state.broker);
+    let copied = tokio::task::spawn_blocking(move || {
+        broker.write_down();
+        broker.shared.engine.log.backup(&dir)
+    })
+    .await;
     match copied {
         Ok(Ok(())) => Ok(Json(json!({ "dir": request.dir }))),
         Ok(Err(error)) => Err(ApiError::bad_request(format!("{}: {error}", request.dir))),

@@ -70,6 +70,8 @@ impl Row {
                 !matches!(self.spec.pattern, Pattern::Crowd | Pattern::Retain | Pattern::Replay)
             }
             Kind::Nats if self.spec.pattern == Pattern::Store => true,
+            // It goes through all filters for each topic, delivers nothing in the time, and does not recover.
+            Kind::Rumqttd if self.spec.pattern == Pattern::Crowd => false,
             Kind::Rumqttd | Kind::Nats | Kind::Mosquitto => self.spec.protocol == Protocol::Mqtt,
         }
     }

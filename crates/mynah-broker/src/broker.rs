@@ -135,6 +135,12 @@ impl Broker {
         self.hosts.get(name).map(|host| Arc::clone(&host))
     }
 
+    /// Gives the engine what waits for a better moment; before the process ends.
+    pub fn write_down(&self) {
+        let now = Instant::now();
+        self.hosts.iter().for_each(|host| host.write_retained(now));
+    }
+
     /// A number for a new connection.
     #[must_use]
     pub fn next_connection(&self) -> u64 {
@@ -190,6 +196,11 @@ impl Broker {
                 Due::Unused(host, queue) => {
                     if let (Some(host), Some(queue)) = (self.host(&host), queue.upgrade()) {
                         self.expire_queue(&host, &queue, now);
+                    }
+                }
+                Due::Retained { host } => {
+                    if let Some(host) = self.host(&host) {
+                        host.write_retained(now);
                     }
                 }
                 Due::System => self.renew_sys(now),

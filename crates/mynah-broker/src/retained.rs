@@ -8,17 +8,44 @@ use mynah_core::topic_tree::{Stale, TopicTree};
 use mynah_core::{Filter, Message};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use crate::limits::RETAINED_AT_ONCE;
+use crate::limits::{RETAINED_AT_ONCE, RETAINED_WRITTEN_PAUSE};
 
 /// Values visited before others may change the tree.
 const STEP: usize = 1024;
 /// How often a walk begins again because topics were removed, before it keeps everybody out.
 const WALKS: usize = 4;
 
+/// One value.
+#[derive(Debug)]
+struct Value {
+    message: Arc<Message>,
+    /// Not written down yet; then its topic is in the list of those.
+    unwritten: bool,
+}
+
+/// Topics whose values are to be written down, not before a time.
+#[derive(Debug, Default)]
+struct Unwritten {
+    topics: Vec<String>,
+    not_before: Option<Instant>,
+}
+
+/// What became of a value that was to be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    Done,
+    /// It is the first that waits to be written down, not before a time.
+    FirstToWrite(Option<Instant>),
+    /// The store is full.
+    Full,
+}
+
 /// Values whose time is over are taken out when somebody comes across them, and all of them when the store is full.
 #[derive(Debug)]
 pub struct Retained {
-    tree: RwLock<TopicTree<Arc<Message>>>,
+    tree: RwLock<TopicTree<Value>>,
+    /// Topics whose values have changed and were not written down.
+    unwritten: Mutex<Unwritten>,
     messages_max: usize,
     /// Topics whose values' time was over, and that nobody has taken off the disk yet.
     over: Mutex<Vec<String>>,
@@ -33,6 +60,7 @@ impl Retained {
     pub fn new(messages_max: usize) -> Self {
         Self {
             tree: RwLock::default(),
+            unwritten: Mutex::default(),
             messages_max,
             over: Mutex::default(),
             order: Mutex::default(),
@@ -40,37 +68,79 @@ impl Retained {
         }
     }
 
-    /// Keeps the message as the topic's value; an empty body clears it [MQTT-3.3.1-6]. False if the store is full.
-    pub fn set(&self, topic: &str, message: &Arc<Message>) -> bool {
+    /// Keeps the message as the topic's value; an empty body clears it [MQTT-3.3.1-6]. With `later` its topic is noted, to be
+    /// written down when there is time.
+    pub fn set(&self, topic: &str, message: &Arc<Message>, later: bool) -> Set {
         let mut tree = self.tree.write();
         if message.body.is_empty() {
-            tree.remove(topic);
-            return true;
+            let old = tree.remove(topic);
+            let noted = old.is_none_or(|old| old.unwritten);
+            return if later && !noted { self.note(topic) } else { Set::Done };
         }
-        if tree.len() >= self.messages_max && tree.get(topic).is_none() {
+        let value = Value { message: Arc::clone(message), unwritten: later };
+        if let Some(known) = tree.get_mut(topic) {
+            let old = std::mem::replace(known, value);
+            self.look_at_end(message);
+            return if later && !old.unwritten { self.note(topic) } else { Set::Done };
+        }
+        if tree.len() >= self.messages_max {
             self.sweep(&mut tree, message.received);
             if tree.len() >= self.messages_max {
-                return false;
+                return Set::Full;
             }
         }
+        self.look_at_end(message);
+        tree.insert(topic, value);
+        if later { self.note(topic) } else { Set::Done }
+    }
+
+    fn look_at_end(&self, message: &Message) {
         if let Some(at) = message.expires() {
             let mut sweep_at = self.sweep_at.lock();
             *sweep_at = Some(sweep_at.map_or(at, |known| known.min(at)));
         }
-        tree.insert(topic, Arc::clone(message));
-        true
+    }
+
+    /// A topic may be noted twice; that costs only a second look.
+    fn note(&self, topic: &str) -> Set {
+        let mut unwritten = self.unwritten.lock();
+        unwritten.topics.push(topic.to_owned());
+        if unwritten.topics.len() == 1 { Set::FirstToWrite(unwritten.not_before) } else { Set::Done }
+    }
+
+    /// The topics that were noted. The next are not written before a time that grows with their number.
+    pub(crate) fn take_unwritten(&self, now: Instant) -> Vec<String> {
+        let mut unwritten = self.unwritten.lock();
+        let count = u32::try_from(unwritten.topics.len()).unwrap_or(u32::MAX);
+        unwritten.not_before = now.checked_add(RETAINED_WRITTEN_PAUSE.saturating_mul(count));
+        std::mem::take(&mut unwritten.topics)
+    }
+
+    /// The values of these topics that are to be written down; none where there is no value any more. What was written meanwhile is
+    /// left out.
+    pub(crate) fn begin_writing<'t>(&self, topics: &'t [String]) -> Vec<(&'t str, Option<Arc<Message>>)> {
+        let mut tree = self.tree.write();
+        let value = |topic: &'t String| match tree.get_mut(topic) {
+            None => Some((topic.as_str(), None)),
+            Some(value) if value.unwritten => {
+                value.unwritten = false;
+                Some((topic.as_str(), Some(Arc::clone(&value.message))))
+            }
+            Some(_) => None,
+        };
+        topics.iter().filter_map(value).collect()
     }
 
     /// Takes out all values whose time is over, if there can be any.
-    fn sweep(&self, tree: &mut TopicTree<Arc<Message>>, now: Instant) {
+    fn sweep(&self, tree: &mut TopicTree<Value>, now: Instant) {
         let mut sweep_at = self.sweep_at.lock();
         if sweep_at.is_none_or(|at| at > now) {
             return;
         }
         let (mut over, mut next) = (Vec::new(), None::<Instant>);
         for filter in ["#", "$SYS/#"].iter().filter_map(|text| Filter::parse(text).ok()) {
-            tree.matching(&filter, &mut |topic, message: &Arc<Message>| {
-                match message.expires() {
+            tree.matching(&filter, &mut |topic, value: &Value| {
+                match value.message.expires() {
                     Some(at) if at <= now => over.push(topic.to_owned()),
                     Some(at) => next = Some(next.map_or(at, |known| known.min(at))),
                     None => {}
@@ -97,7 +167,7 @@ impl Retained {
 
     #[must_use]
     pub fn get(&self, topic: &str) -> Option<Arc<Message>> {
-        self.tree.read().get(topic).cloned()
+        self.tree.read().get(topic).map(|value| Arc::clone(&value.message))
     }
 
     /// The values whose topics match, with those whose time is over left out.
@@ -105,17 +175,17 @@ impl Retained {
     pub fn matching(&self, filter: &Filter, now: Instant) -> Vec<Arc<Message>> {
         let is_over = |message: &Message| message.expires().is_some_and(|at| at <= now);
         let (mut found, mut over) = (Vec::new(), Vec::new());
-        self.tree.read().matching(filter, &mut |topic, message: &Arc<Message>| {
-            if is_over(message) {
+        self.tree.read().matching(filter, &mut |topic, value: &Value| {
+            if is_over(&value.message) {
                 over.push(topic.to_owned());
             } else {
-                found.push(Arc::clone(message));
+                found.push(Arc::clone(&value.message));
             }
             ControlFlow::Continue(())
         });
         if !over.is_empty() {
             let mut tree = self.tree.write();
-            over.retain(|topic| tree.get(topic).is_some_and(|message| is_over(message)));
+            over.retain(|topic| tree.get(topic).is_some_and(|value| is_over(&value.message)));
             over.iter().for_each(|topic| {
                 tree.remove(topic);
             });
@@ -138,9 +208,9 @@ impl Retained {
             let mut cursor = self.tree.read().cursor(filter);
             loop {
                 let mut left = STEP;
-                let step = self.tree.read().resume(&mut cursor, &mut |_, message: &Arc<Message>| {
-                    if message.expires().is_none_or(|at| at > now) {
-                        found.push(Arc::clone(message));
+                let step = self.tree.read().resume(&mut cursor, &mut |_, value: &Value| {
+                    if value.message.expires().is_none_or(|at| at > now) {
+                        found.push(Arc::clone(&value.message));
                     }
                     left -= 1;
                     if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -159,11 +229,11 @@ impl Retained {
     #[must_use]
     pub fn list(&self, filter: &Filter, count: usize) -> Vec<(String, Arc<Message>)> {
         let mut found = Vec::new();
-        self.tree.read().matching(filter, &mut |topic, message: &Arc<Message>| {
+        self.tree.read().matching(filter, &mut |topic, value: &Value| {
             if found.len() == count {
                 return ControlFlow::Break(());
             }
-            found.push((topic.to_owned(), Arc::clone(message)));
+            found.push((topic.to_owned(), Arc::clone(&value.message)));
             ControlFlow::Continue(())
         });
         found

@@ -174,7 +174,17 @@ pub struct RoutingTable {
 static TABLES: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    static CACHE: RefCell<Vec<Option<Arc<Route>>>> = RefCell::new(vec![None; ROUTE_CACHE_ENTRIES]);
+    static CACHE: RefCell<Vec<Remembered>> = RefCell::new(vec![Remembered::default(); ROUTE_CACHE_ENTRIES]);
+}
+
+/// One place of a thread's memory of routes.
+#[derive(Debug, Clone, Default)]
+struct Remembered {
+    /// Of the route's address.
+    hash: u64,
+    /// Of the last address that was looked for in vain.
+    missed: u64,
+    route: Option<Arc<Route>>,
 }
 
 impl Default for RoutingTable {
@@ -211,23 +221,30 @@ impl RoutingTable {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The thread's remembered route, or `build`'s, which is remembered.
+    /// The thread's remembered route, or `build`'s, which is remembered if it was asked for twice in a row: where addresses hardly ever
+    /// come again, remembering them would cost more than it saves.
     pub fn find(&self, address: AddressRef<'_>, build: impl FnOnce() -> Route) -> Arc<Route> {
-        let slot = usize::try_from(self.hasher.hash_one(address)).unwrap_or_default() % ROUTE_CACHE_ENTRIES;
+        let hash = self.hasher.hash_one(address);
+        let slot = usize::try_from(hash).unwrap_or_default() % ROUTE_CACHE_ENTRIES;
         let known = CACHE.with_borrow(|cache| {
-            cache.get(slot).and_then(Option::as_ref).filter(|route| route.serves(self, address)).cloned()
+            let entry = cache.get(slot).filter(|entry| entry.hash == hash)?;
+            entry.route.as_ref().filter(|route| route.serves(self, address)).cloned()
         });
         if let Some(route) = known {
             return route;
         }
         let route = Arc::new(build());
-        if route.cacheable {
-            CACHE.with_borrow_mut(|cache| {
-                if let Some(entry) = cache.get_mut(slot) {
-                    *entry = Some(Arc::clone(&route));
-                }
-            });
-        }
+        CACHE.with_borrow_mut(|cache| {
+            let Some(entry) = cache.get_mut(slot) else { return };
+            if !route.cacheable {
+                return;
+            }
+            if entry.hash == hash || entry.missed == hash {
+                *entry = Remembered { hash, missed: 0, route: Some(Arc::clone(&route)) };
+            } else {
+                entry.missed = hash;
+            }
+        });
         route
     }
 

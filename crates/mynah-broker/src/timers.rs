@@ -32,6 +32,8 @@ pub enum Due {
     Unused(Arc<str>, Weak<QueueHandle>),
     /// A delayed message.
     Delayed { host: Arc<str>, number: u64 },
+    /// Retained messages wait to be written down.
+    Retained { host: Arc<str> },
     /// The values under `$SYS` are to be renewed.
     System,
     /// A client's will or session.

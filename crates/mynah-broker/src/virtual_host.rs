@@ -235,6 +235,9 @@ impl VirtualHost {
                 targets.add(route, subscription);
             }
         });
+        if exchanges.is_empty() {
+            return;
+        }
         let key = words::dotted_from_core(topic);
         for name in exchanges {
             self.follow(&tables, route, targets, &name, &key, publish);

@@ -131,6 +131,10 @@ impl<T> TopicTree<T> {
         self.values.get(self.nodes.get(self.find(topic)?)?.value)
     }
 
+    pub fn get_mut(&mut self, topic: &str) -> Option<&mut T> {
+        self.values.get_mut(self.nodes.get(self.find(topic)?)?.value)
+    }
+
     /// Every topic that the filter matches with its value, each once, in no order, until `f` breaks off.
     pub fn matching<'t>(&'t self, filter: &Filter, f: &mut impl FnMut(&str, &'t T) -> ControlFlow<()>) {
         let wants = self.wants(filter);

@@ -97,6 +97,7 @@ async fn serve(
         name = signals.next() => warn!(signal = name, "stopping at once"),
     }
     admin.stop();
+    broker.write_down();
     info!("stopped");
     Ok(())
 }

@@ -241,10 +241,7 @@ impl Batch {
     fn retain(&mut self, host: &VirtualHost, now: Instant, publish: &PublishRef<'_>) {
         let AddressRef::Topic(topic) = publish.address else { return };
         let message = Arc::new(Message::from_publish(publish, now));
-        let _in_order = host.retained.in_order();
-        if host.retained.set(topic, &message) {
-            host.keep_retained(topic, &message);
-        } else {
+        if !host.set_retained(topic, &message) {
             self.meter.dropped_retained += 1;
         }
     }

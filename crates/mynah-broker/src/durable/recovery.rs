@@ -178,7 +178,7 @@ impl Broker {
             if message.expires().is_some_and(|at| at <= now) {
                 void.0.push((Space::Retained, key.to_vec()));
             } else {
-                self.host_for(host).retained.set(topic, &Arc::new(message));
+                self.host_for(host).retained.set(topic, &Arc::new(message), false);
             }
         })
     }

@@ -1,39 +1,79 @@
 //! The last known good values of topics, as keyed state: the topic is the key, the stored message the value.
 //!
-//! A value that was published with a guarantee is safe before its confirm; one at most once is safe in time.
+//! A value that was published with a guarantee is written at once and safe before its confirm. One at most once promises nothing, and
+//! sensors renew them all the time: its topic is noted, and what it has then is written a little later.
 //!
-//! Never: reads the store of values.
+//! Never: writes a value over a newer one.
 
-use mynah_core::engine::{Space, encode_message};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mynah_core::engine::{Records, Space, encode_message};
 use mynah_core::{Guarantee, Message};
 
 use super::definitions::key;
+use crate::limits::{RETAINED_AT_ONCE, RETAINED_WRITTEN_AFTER};
+use crate::retained::Set;
 use crate::sys;
+use crate::timers::Due;
 use crate::virtual_host::VirtualHost;
 
 impl VirtualHost {
-    /// A topic has a value, or with an empty body none any more.
-    pub(crate) fn keep_retained(&self, topic: &str, message: &Message) {
+    /// A topic has a value, or with an empty body none any more. False if there are too many.
+    pub(crate) fn set_retained(&self, topic: &str, message: &Arc<Message>) -> bool {
         if !self.shared.engine.lasting || topic.starts_with(sys::PREFIX) {
-            return;
+            return self.retained.set(topic, message, false) != Set::Full;
+        }
+        if message.header.guarantee == Guarantee::AtMostOnce {
+            let set = self.retained.set(topic, message, true);
+            if let Set::FirstToWrite(not_before) = set {
+                let soon = message.received + RETAINED_WRITTEN_AFTER;
+                let at = not_before.map_or(soon, |at| at.max(soon));
+                self.shared.timers.add(at, Due::Retained { host: Arc::clone(&self.name) });
+            }
+            return set != Set::Full;
+        }
+        let _in_order = self.retained.in_order();
+        if self.retained.set(topic, message, false) == Set::Full {
+            return false;
         }
         let over = self.retained.take_over();
         self.shared.write(|records| {
             // Before the topic's new value, if it is one of them.
-            for topic in &over {
-                records.delete(Space::Retained, &key(&[&self.name, topic]));
-            }
-            let key = key(&[&self.name, topic]);
-            if message.body.is_empty() {
-                records.delete(Space::Retained, &key);
-            } else {
-                let mut value = Vec::with_capacity(message.size() + 64);
-                encode_message(&mut value, &self.shared.engine.clock, message, None);
-                records.put(Space::Retained, &key, &value);
-            }
-            if message.header.guarantee != Guarantee::AtMostOnce {
-                records.demand_sync();
-            }
+            self.forget(records, &over);
+            self.put_retained(records, topic, Some(message).filter(|message| !message.body.is_empty()));
+            records.demand_sync();
         });
+        true
+    }
+
+    /// Writes what was only noted so far.
+    pub(crate) fn write_retained(&self, now: Instant) {
+        let topics = self.retained.take_unwritten(now);
+        for topics in topics.chunks(RETAINED_AT_ONCE) {
+            let _in_order = self.retained.in_order();
+            let over = self.retained.take_over();
+            let values = self.retained.begin_writing(topics);
+            self.shared.write(|records| {
+                self.forget(records, &over);
+                for (topic, message) in values {
+                    self.put_retained(records, topic, message.as_ref());
+                }
+            });
+        }
+    }
+
+    fn forget(&self, records: &mut Records, topics: &[String]) {
+        for topic in topics {
+            records.delete(Space::Retained, &key(&[&self.name, topic]));
+        }
+    }
+
+    fn put_retained(&self, records: &mut Records, topic: &str, message: Option<&Arc<Message>>) {
+        let key = key(&[&self.name, topic]);
+        let Some(message) = message else { return records.delete(Space::Retained, &key) };
+        let mut value = Vec::with_capacity(message.size() + 64);
+        encode_message(&mut value, &self.shared.engine.clock, message, None);
+        records.put(Space::Retained, &key, &value);
     }
 }
