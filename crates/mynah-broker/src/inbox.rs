@@ -252,6 +252,9 @@ impl Inbox {
         if let Some(rare) = state.rare.as_deref_mut() {
             taken.replies.append(&mut rare.replies);
             taken.notices.append(&mut rare.notices);
+            if rare.paused.is_empty() {
+                state.rare = None;
+            }
         }
         if state.high_since.is_some() && state.is_low() {
             state.high_since = None;

@@ -270,6 +270,9 @@ impl RoutingTable {
     }
 }
 
+/// So many targets are told apart without a map.
+const TARGETS_FEW: usize = 16;
+
 /// Collects targets, one for each receiver however many of its subscriptions match [MQTT-3.3.4-2].
 #[derive(Debug, Default)]
 pub struct Targets {
@@ -300,8 +303,17 @@ impl Targets {
     }
 
     fn add_wire(&mut self, inbox: &Arc<Inbox>, wire: &Wire, no_local: bool) {
-        let next = self.direct.len();
-        let at = *self.by_connection.entry(inbox.connection()).or_insert(next);
+        let (next, connection) = (self.direct.len(), inbox.connection());
+        // A few are looked through: a map would cost an allocation.
+        let at = if next < TARGETS_FEW {
+            self.direct.iter().position(|(known, ..)| known.connection() == connection).unwrap_or(next)
+        } else {
+            if self.by_connection.is_empty() {
+                let known = self.direct.iter().enumerate();
+                self.by_connection.extend(known.map(|(at, (inbox, ..))| (inbox.connection(), at)));
+            }
+            *self.by_connection.entry(connection).or_insert(next)
+        };
         match self.direct.get_mut(at) {
             None => self.direct.push((Arc::clone(inbox), wire.clone(), no_local)),
             Some((_, known, local)) => {
@@ -312,8 +324,16 @@ impl Targets {
     }
 
     pub fn add_queue(&mut self, route: &mut Route, target: QueueTarget) {
-        let next = route.queues.len();
-        let at = *self.queue_at.entry(Arc::as_ptr(&target.queue)).or_insert(next);
+        let (next, queue) = (route.queues.len(), Arc::as_ptr(&target.queue));
+        let at = if next < TARGETS_FEW {
+            route.queues.iter().position(|known| Arc::as_ptr(&known.queue) == queue).unwrap_or(next)
+        } else {
+            if self.queue_at.is_empty() {
+                let known = route.queues.iter().enumerate();
+                self.queue_at.extend(known.map(|(at, known)| (Arc::as_ptr(&known.queue), at)));
+            }
+            *self.queue_at.entry(queue).or_insert(next)
+        };
         match route.queues.get_mut(at) {
             None => route.queues.push(target),
             Some(known) => {

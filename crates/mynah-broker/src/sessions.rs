@@ -31,14 +31,34 @@ pub struct ClientState {
     pub session: Option<Box<Session>>,
     /// A will that waits for its delay.
     pub will: Option<Box<Will>>,
+    times: Option<Box<Times>>,
+    /// It was taken off the register; look it up again.
+    pub gone: bool,
+}
+
+/// What is to happen to a client that is not connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
     /// When the will is due.
     pub will_at: Option<Instant>,
     /// When the session ends.
     pub ends_at: Option<Instant>,
     /// Set for the earlier of the two.
     pub timer: Option<TimerKey>,
-    /// It was taken off the register; look it up again.
-    pub gone: bool,
+}
+
+impl ClientState {
+    #[must_use]
+    pub fn times(&self) -> Times {
+        self.times.as_deref().copied().unwrap_or_default()
+    }
+
+    /// Changes them; who is connected has none, and no room for them.
+    pub fn set_times(&mut self, change: impl FnOnce(&mut Times)) {
+        let mut times = self.times();
+        change(&mut times);
+        self.times = (times != Times::default()).then(|| Box::new(times));
+    }
 }
 
 #[derive(Debug)]

@@ -26,8 +26,8 @@ const HELD_MAX: usize = 1024;
 pub(crate) struct Inbound {
     /// Publishes given to the broker with a ticket, ever.
     asked: u64,
-    /// Replies to them, ever.
-    answered: u64,
+    /// Those without a reply.
+    unanswered: u32,
     /// Publishes with QoS 1 that are not acknowledged.
     at_least_once: u16,
     rare: Option<Box<Rare>>,
@@ -47,7 +47,7 @@ struct Rare {
 impl Inbound {
     /// Publishes without an answer of the broker.
     pub(crate) fn unanswered(&self) -> u64 {
-        self.asked - self.answered
+        u64::from(self.unanswered)
     }
 
     /// Too many confirms wait for the broker's answers to earlier publishes.
@@ -169,6 +169,7 @@ impl MqttConnection {
                 }
                 host.publish(ticket, &published);
                 self.inbound.asked += u64::from(ticket.is_some());
+                self.inbound.unanswered += u32::from(ticket.is_some());
             }
             Err(fault) => self.refuse_publish(&publish, fault.reason, host),
         }
@@ -241,7 +242,7 @@ impl MqttConnection {
     /// The broker's answer to a publish.
     #[inline]
     pub(crate) fn on_published(&mut self, kind: AckKind, id: u16, reply: &Reply, host: &mut dyn Host) {
-        self.inbound.answered += 1;
+        self.inbound.unanswered = self.inbound.unanswered.saturating_sub(1);
         if kind == AckKind::PubAck {
             self.inbound.at_least_once = self.inbound.at_least_once.saturating_sub(1);
         }
@@ -292,7 +293,7 @@ impl MqttConnection {
     }
 
     fn release_held(&mut self, host: &mut dyn Host) {
-        let answered = self.inbound.answered;
+        let answered = self.inbound.asked - self.inbound.unanswered();
         while let Some(rare) = &mut self.inbound.rare
             && let Some(&(_, kind, id, reason)) = rare.held.front().filter(|held| held.0 <= answered)
         {

@@ -447,6 +447,10 @@ impl MqttConnection {
         }
         if done {
             let pending = self.subscriptions.pending.remove(at);
+            if self.subscriptions.pending.is_empty() {
+                // An idle connection keeps no room for what it may never do again.
+                self.subscriptions.pending = Vec::new();
+            }
             self.finish(pending, host);
         }
     }

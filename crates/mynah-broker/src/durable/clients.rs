@@ -112,14 +112,14 @@ impl VirtualHost {
         let waiting = state
             .will
             .as_deref()
-            .map(|will| stored_will(will, Some(clock.epoch_ms(state.will_at.unwrap_or(clock.at)))));
+            .map(|will| stored_will(will, Some(clock.epoch_ms(state.times().will_at.unwrap_or(clock.at)))));
         let stored = StoredSession {
             expiry_ms: match session.expiry {
                 Expiry::AtEnd => Some(0),
                 Expiry::After(after) => Some(millis(after)),
                 Expiry::Never => None,
             },
-            ends_at_ms: state.ends_at.map(|at| clock.epoch_ms(at)),
+            ends_at_ms: state.times().ends_at.map(|at| clock.epoch_ms(at)),
             user: session.queue.reader().map(|reader| reader.user.to_string()),
             will: waiting.or_else(|| connected.map(|will| stored_will(will, None))),
         };

@@ -332,15 +332,16 @@ impl VirtualHost {
         session.memos.sort_by_key(|(consumer, _)| *consumer);
         self.restore_subscriptions(&session);
         let clock = &self.shared.engine.clock;
-        state.ends_at = match (stored.ends_at_ms, session.expiry) {
+        let ends_at = match (stored.ends_at_ms, session.expiry) {
             (Some(ms), _) => Some(clock.instant(ms)),
             // It was connected when the process ended.
             (None, Expiry::After(after)) => now.checked_add(after),
             (None, _) => None,
         };
+        state.set_times(|times| times.ends_at = ends_at);
         if let Some(will) = stored.will.as_ref().and_then(|will| self.restore_will(will)) {
             let at = stored.will.as_ref().and_then(|will| will.at_ms).map(|ms| clock.instant(ms));
-            state.will_at = at.or_else(|| now.checked_add(will.delay));
+            state.set_times(|times| times.will_at = at.or_else(|| now.checked_add(will.delay)));
             state.will = Some(Box::new(will));
         }
         state.session = Some(Box::new(session));

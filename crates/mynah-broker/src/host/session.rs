@@ -194,13 +194,13 @@ impl Turn<'_> {
         match will {
             Some(will) if will.delay.is_zero() || ends_now => wills.push(will),
             Some(will) => {
-                state.will_at = self.now.checked_add(will.delay);
+                state.set_times(|times| times.will_at = self.now.checked_add(will.delay));
                 state.will = Some(will);
             }
             None => {}
         }
         if let (Expiry::After(after), false) = (expiry, ends_now) {
-            state.ends_at = self.now.checked_add(after);
+            state.set_times(|times| times.ends_at = self.now.checked_add(after));
         }
         host.arm_client(&client, &mut state);
         host.keep_session(&client.id, &state, None);
@@ -239,14 +239,16 @@ impl VirtualHost {
         let mut due = None;
         // A timer may be late; what its time has brought about is so all the same.
         let over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if terms.fresh || over(state.ends_at) {
+        let times = state.times();
+        if terms.fresh || over(times.ends_at) {
             self.end_session(batch, state, now);
             // The session of the will has ended [MQTT-3.1.3-9].
             due = state.will.take();
-        } else if over(state.will_at) {
+        } else if over(times.will_at) {
             due = state.will.take();
         }
-        (state.will, state.will_at, state.ends_at) = (None, None, None);
+        state.will = None;
+        state.set_times(|times| (times.will_at, times.ends_at) = (None, None));
         self.arm_client(client, state);
         state.online = Some(Arc::clone(inbox));
         let present = state.session.is_some();
@@ -358,9 +360,8 @@ impl VirtualHost {
             }
         }
         self.end_session(batch, &mut state, now);
-        state.ends_at = None;
         // Its will is due with its session [MQTT-3.1.3-9].
-        state.will_at = None;
+        state.set_times(|times| (times.will_at, times.ends_at) = (None, None));
         let will = state.will.take();
         self.arm_client(&client, &mut state);
         self.forget_if_idle(&client, &mut state);
@@ -378,12 +379,13 @@ impl VirtualHost {
     /// Sets the client's timer for what comes next, in place of the one that was set.
     pub(crate) fn arm_client(&self, client: &Arc<Client>, state: &mut ClientState) {
         let timers = &self.shared.timers;
-        if let Some(old) = state.timer.take() {
+        let known = state.times();
+        if let Some(old) = known.timer {
             timers.cancel(old);
         }
-        let next = [state.will_at, state.ends_at].into_iter().flatten().min();
+        let next = [known.will_at, known.ends_at].into_iter().flatten().min();
         let due = || Due::Client { host: Arc::clone(&self.name), client: Arc::downgrade(client) };
-        state.timer = next.map(|at| timers.add(at, due()));
+        state.set_times(|times| times.timer = next.map(|at| timers.add(at, due())));
     }
 
     /// Lets in whoever waited for the identifier.
@@ -422,14 +424,15 @@ impl VirtualHost {
         if state.online.is_some() {
             return;
         }
-        let ends = state.ends_at.is_some_and(|at| at <= now);
+        let times = state.times();
+        let ends = times.ends_at.is_some_and(|at| at <= now);
         let mut will = None;
-        if ends || state.will_at.is_some_and(|at| at <= now) {
-            state.will_at = None;
+        if ends || times.will_at.is_some_and(|at| at <= now) {
+            state.set_times(|times| times.will_at = None);
             will = state.will.take();
         }
         if ends {
-            state.ends_at = None;
+            state.set_times(|times| times.ends_at = None);
             self.end_session(batch, &mut state, now);
         }
         self.arm_client(client, &mut state);

@@ -263,7 +263,8 @@ fn which_first_bytes_are_ours() {
 #[test]
 fn an_idle_connection_is_small() {
     let size = size_of::<MqttConnection>();
-    assert!(size <= 264, "{size}");
+    // The next size of a block is 320.
+    assert!(size <= 256, "{size}");
 }
 
 #[test]
