@@ -23,7 +23,9 @@ pub const ANONYMOUS: &str = "anonymous";
 #[derive(Debug)]
 pub struct Access {
     anonymous: Anonymous,
-    users: HashMap<String, User>,
+    users: HashMap<Arc<str>, User>,
+    /// [`ANONYMOUS`]: all connections of a user share its name.
+    nobody: Arc<str>,
     pub rules: Rules,
     pub(crate) guard: Guard,
     /// Secrets of users whose password is in the clear, made when first needed.
@@ -51,7 +53,8 @@ impl Access {
     pub fn new(config: &AuthConfig) -> Self {
         Self {
             anonymous: config.anonymous,
-            users: config.users.iter().map(|user| (user.name.clone(), user.clone())).collect(),
+            users: config.users.iter().map(|user| (user.name.as_str().into(), user.clone())).collect(),
+            nobody: ANONYMOUS.into(),
             rules: Rules::new(config.rules.clone()),
             guard: Guard::new(config.failures_max),
             secrets: Mutex::default(),
@@ -71,7 +74,7 @@ impl Access {
             (None, Anonymous::Always) => true,
         };
         if allowed {
-            return Login::Yes(ANONYMOUS.into());
+            return Login::Yes(Arc::clone(&self.nobody));
         }
         Login::No(Refusal::new(
             RefusalKind::Unauthenticated,
@@ -81,22 +84,22 @@ impl Access {
 
     #[must_use]
     pub fn password(&self, peer: SocketAddr, name: &str, password: &[u8]) -> Login {
-        let Some(user) = self.users.get(name) else { return Login::No(wrong()) };
+        let Some((name, user)) = self.users.get_key_value(name) else { return Login::No(wrong()) };
         if let Err(refusal) = may_come_from(peer, user) {
             return Login::No(refusal);
         }
         match &user.password {
             Password::Clear(expected) => {
                 if same(expected.as_bytes(), password) {
-                    Login::Yes(name.into())
+                    Login::Yes(Arc::clone(name))
                 } else {
                     Login::No(wrong())
                 }
             }
             Password::Hash(hash) => {
-                let known = self.verified.lock().get(&self.keys.0.hash_one((name, password))).copied();
-                if known == Some(self.keys.1.hash_one((name, password, hash))) {
-                    return Login::Yes(name.into());
+                let known = self.verified.lock().get(&self.keys.0.hash_one((&**name, password))).copied();
+                if known == Some(self.keys.1.hash_one((&**name, password, hash))) {
+                    return Login::Yes(Arc::clone(name));
                 }
                 Login::Verify { hash: hash.clone() }
             }
@@ -119,7 +122,7 @@ impl Access {
             verified.clear();
         }
         verified.insert(self.keys.0.hash_one((name, password)), self.keys.1.hash_one((name, password, hash)));
-        Ok(name.into())
+        Ok(self.users.get_key_value(name).map_or_else(|| name.into(), |(name, _)| Arc::clone(name)))
     }
 
     /// What SCRAM needs to know of a user; `None` if there is no such user, not from there, or only an argon2 hash of the password.
