@@ -44,8 +44,9 @@ test-rust: ## unit, property and command line tests
 test-blackbox: setup build ## the release binary against real clients; ARGS="-k mqtt" picks some
 	MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests -q $(ARGS)
 
-soak: setup build ## kill -9 and power cuts for longer: ROUNDS=500
+soak: setup build ## kill -9 and power cuts for longer, ten million messages in one queue: ROUNDS=500
 	ROUNDS=$(or $(ROUNDS),500) MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests/durability/test_kill9_confirmed.py -q $(ARGS)
+	BACKLOG=10000000 MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests/durability/test_backlog.py -q
 	ROUNDS=$$(( $(or $(ROUNDS),500) * 40 )) cargo test $(CARGO_FLAGS) --release -p mynah-store powercut
 
 fuzz: ## the fuzz and property tests with many more cases: CASES=100000
@@ -55,9 +56,10 @@ fuzz: ## the fuzz and property tests with many more cases: CASES=100000
 bench: dist ## load a running broker: make bench ARGS="run --help"
 	$(TARGET)/dist/mynah bench $(or $(ARGS),run --help)
 
-bench-peers: dist ## Mynah beside mosquitto, RabbitMQ, nats-server and rumqttd in one run; writes docs/benchmarks.md
+bench-peers: dist ## Mynah beside mosquitto, RabbitMQ, nats-server and rumqttd; writes docs/benchmarks.md and docs/benchmarks-durable.md
 	@bash tests/setup.sh peers
-	$(TARGET)/dist/mynah bench peers --peers target/peers/bin --output docs/benchmarks.md $(ARGS)
+	$(TARGET)/dist/mynah bench peers --peers target/peers/bin --only MQTT --only queue --output docs/benchmarks.md $(ARGS)
+	$(TARGET)/dist/mynah bench peers --peers target/peers/bin --only Stored --only Durable --output docs/benchmarks-durable.md $(ARGS)
 
 docker: ## build the image mynah:local (needs an engine and its base images)
 	docker build -f docker/Dockerfile -t mynah:local .

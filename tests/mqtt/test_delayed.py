@@ -36,6 +36,26 @@ def test_it_comes_at_its_time_and_in_the_order_of_times(pair, qos):
         reader.receive(timeout=0.3)
 
 
+@pytest.mark.parametrize("version", ["311", "5"])
+def test_a_will_can_be_held_back(broker, pair, version):
+    """From the moment it is due, and whoever comes back meanwhile: unlike the will delay of 5.0."""
+    _, reader, topic = pair
+    will = {"topic": f"$delayed/1/{topic}", "payload": "gone", "qos": 1}
+    dying = MqttClient(broker, version=version, will=will)
+    begun = time.monotonic()
+    dying.drop_connection()
+    MqttClient(broker, version=version, client_id=dying.client_id).close()
+    received = reader.receive()
+    assert (received.body, received.address) == (b"gone", topic)
+    assert 1.0 <= time.monotonic() - begun < 2.0
+
+
+@pytest.mark.parametrize("topic", ["$delayed/x/t", "$delayed/1", "$delayed/1/"])
+def test_a_will_that_names_no_time_is_refused(broker, topic):
+    with pytest.raises(Refused):
+        MqttClient(broker, will={"topic": topic, "payload": "x"})
+
+
 def test_who_subscribes_before_its_time_gets_it(broker, fresh):
     topic = fresh("t")
     boss = MqttClient(broker)

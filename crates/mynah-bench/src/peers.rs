@@ -46,9 +46,9 @@ pub struct PeersArgs {
     /// One short round, to see that all works
     #[arg(long)]
     pub quick: bool,
-    /// Only rows whose name contains this
+    /// Only rows whose name contains this; may be given more than once
     #[arg(long)]
-    pub only: Option<String>,
+    pub only: Vec<String>,
     /// Write the tables to this file, as Markdown
     #[arg(long)]
     pub output: Option<PathBuf>,
@@ -240,7 +240,8 @@ fn measure(
     folder: &Path,
 ) -> anyhow::Result<Results> {
     let brokers = start_all(args, folder)?;
-    let wanted = |row: &Row| args.only.as_ref().is_none_or(|only| row.name.contains(only.as_str()));
+    let wanted =
+        |row: &Row| args.only.is_empty() || args.only.iter().any(|only| row.name.contains(only.as_str()));
     let rows: Vec<Row> = rows(duration, warm_up).into_iter().filter(wanted).collect();
     ensure!(!rows.is_empty(), "no row has that in its name");
     let mut results =

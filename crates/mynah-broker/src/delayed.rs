@@ -78,7 +78,12 @@ impl Turn<'_> {
 }
 
 impl VirtualHost {
-    fn delay(&self, batch: &mut Batch, publish: &PublishRef<'_>, now: Instant) -> Result<(), Refusal> {
+    pub(crate) fn delay(
+        &self,
+        batch: &mut Batch,
+        publish: &PublishRef<'_>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
         let message = Arc::new(Message::from_publish(publish, now));
         let engine = &self.shared.engine;
         let kept = engine.lasting && message.header.durable();

@@ -263,7 +263,10 @@ pub enum Expiry {
 #[derive(Debug, Clone)]
 pub struct Will {
     pub message: Arc<Message>,
+    /// From the end of the connection; who comes back in that time has none.
     pub delay: Duration,
+    /// From then on, whoever comes back: it is published as a delayed message.
+    pub held_back: Duration,
 }
 
 /// What a consumer consumes and how.

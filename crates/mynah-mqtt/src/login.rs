@@ -13,7 +13,7 @@ use mynah_core::protocol::{
 use mynah_core::{ContentRef, Header, Message, PublishRef, Retain};
 
 use crate::Redirect;
-use crate::address::{RESPONSE, address_of, mounted, unescaped};
+use crate::address::{RESPONSE, address_of, delayed, mounted, unescaped};
 use crate::alias::Aliases;
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::connect::{ConnAck, Connect, WillFields};
@@ -400,9 +400,11 @@ impl MqttConnection {
                 }
             }
         }
-        let topic = mounted(&self.config.mount_point, unescaped(fields.topic));
+        let (topic, held_back_ms) = delayed(fields.topic)?;
+        let topic = mounted(&self.config.mount_point, unescaped(topic));
         let address = address_of(&topic)?;
         let publish = PublishRef { header, content, ..PublishRef::new(address, fields.payload) };
-        Ok(Will { message: Arc::new(Message::from_publish(&publish, now)), delay })
+        let held_back = Duration::from_millis(held_back_ms);
+        Ok(Will { message: Arc::new(Message::from_publish(&publish, now)), delay, held_back })
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct StoredSession {
 pub(crate) struct StoredWill {
     message: String,
     delay_ms: u64,
+    #[serde(default)]
+    held_back_ms: u64,
     /// Absent while the client is connected.
     #[serde(default)]
     pub(crate) at_ms: Option<i64>,
@@ -74,6 +76,10 @@ impl StoredWill {
     pub(crate) fn delay(&self) -> Duration {
         Duration::from_millis(self.delay_ms)
     }
+
+    pub(crate) fn held_back(&self) -> Duration {
+        Duration::from_millis(self.held_back_ms)
+    }
 }
 
 impl StoredSubscription {
@@ -107,7 +113,12 @@ impl VirtualHost {
         let stored_will = |will: &Will, at| {
             let mut message = Vec::new();
             encode_message(&mut message, clock, &will.message, None);
-            StoredWill { message: hex::encode(&message), delay_ms: millis(will.delay), at_ms: at }
+            StoredWill {
+                message: hex::encode(&message),
+                delay_ms: millis(will.delay),
+                held_back_ms: millis(will.held_back),
+                at_ms: at,
+            }
         };
         let waiting = state
             .will

@@ -373,7 +373,7 @@ impl VirtualHost {
         let bytes = stored.message()?;
         let engine = &self.shared.engine;
         let message = decode_message(&mut Reader::new(&bytes), &engine.clock, &self.shared.formats, None);
-        Some(Will { message: Arc::new(message.ok()?), delay: stored.delay() })
+        Some(Will { message: Arc::new(message.ok()?), delay: stored.delay(), held_back: stored.held_back() })
     }
 }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use mynah_core::ConsumerId;
 use mynah_core::protocol::{
     CreditMode, Expiry, Farewell, Notice, Opened, Refusal, RefusalKind, Reply, Role, SessionSpec,
     SessionTerms, Ticket, Will,
 };
 use mynah_core::queue::{ConsumerKey, ConsumerTerms, QueueSpec};
+use mynah_core::{ConsumerId, PublishRef};
+use tracing::warn;
 
 use super::Turn;
 use super::consume::Consumer;
@@ -372,7 +373,15 @@ impl VirtualHost {
 
     fn send_wills(&self, batch: &mut Batch, wills: impl IntoIterator<Item = Box<Will>>, now: Instant) {
         for will in wills {
-            batch.publish_message(self, now, &will.message, &will.message.address);
+            if will.held_back.is_zero() {
+                batch.publish_message(self, now, &will.message, &will.message.address);
+                continue;
+            }
+            let delay_ms = u64::try_from(will.held_back.as_millis()).unwrap_or(u64::MAX);
+            let publish = PublishRef { delay_ms, ..will.message.as_publish() };
+            if let Err(refusal) = self.delay(batch, &publish, now) {
+                warn!(will = %publish.address, why = %refusal.text, "a will cannot be held back");
+            }
         }
     }
 

@@ -430,7 +430,7 @@ pub(crate) fn terms(fresh: bool, expiry_s: u64) -> SessionTerms {
 
 pub(crate) fn will(address: AddressRef<'_>, body: &str, delay_s: u64, now: Instant) -> Will {
     let message = Message::from_publish(&at_least_once(address, body), now);
-    Will { message: Arc::new(message), delay: Duration::from_secs(delay_s) }
+    Will { message: Arc::new(message), delay: Duration::from_secs(delay_s), held_back: Duration::ZERO }
 }
 
 pub(crate) fn exchange_spec(kind: ExchangeKind) -> ExchangeSpec {
