@@ -53,6 +53,9 @@ impl ConnectionHost {
     }
 }
 
+/// Turns to look through very many retained messages.
+static WALKS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
+
 impl Turn<'_> {
     pub(super) fn send_retained(&mut self, id: ConsumerId, filter: &Filter, receiver: Receiver) {
         self.forget_replays(id);
@@ -65,9 +68,15 @@ impl Turn<'_> {
         let replay = Replay { consumer: id, receiver, found: Arc::clone(&found), sent: 0 };
         self.host.rare().replays.push_back(replay);
         let (filter, inbox, now) = (filter.clone(), Arc::clone(&self.host.inbox), self.now);
-        tokio::task::spawn_blocking(move || {
-            found.get_or_init(|| host.retained.matching_slowly(&filter, now));
-            inbox.nudge();
+        tokio::spawn(async move {
+            // One after the other: a crowd of them must not take all cores from those who read sockets.
+            let _turn = WALKS.acquire().await;
+            let walk = tokio::task::spawn_blocking(move || {
+                found.get_or_init(|| host.retained.matching_slowly(&filter, now));
+                inbox.nudge();
+            });
+            // A walk that panicked has nothing to send; the panic is logged by its thread.
+            let _done = walk.await;
         });
     }
 
