@@ -137,8 +137,9 @@ impl Broker {
 
     /// Gives the engine what waits for a better moment; before the process ends.
     pub fn write_down(&self) {
-        let now = Instant::now();
-        self.hosts.iter().for_each(|host| host.write_retained(now));
+        for host in &self.hosts {
+            while host.write_retained() {}
+        }
     }
 
     /// A number for a new connection.
@@ -200,7 +201,7 @@ impl Broker {
                 }
                 Due::Retained { host } => {
                     if let Some(host) = self.host(&host) {
-                        host.write_retained(now);
+                        host.write_some_retained(now);
                     }
                 }
                 Due::System => self.renew_sys(now),

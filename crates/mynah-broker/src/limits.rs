@@ -89,8 +89,8 @@ pub const DELAYED_BYTES_MAX: usize = 256 << 20;
 /// When a retained message that was published at most once is written down; until then the topic may get others.
 pub const RETAINED_WRITTEN_AFTER: Duration = Duration::from_millis(100);
 
-/// How long no other of them is written after one was: many take turns with what must be written.
-pub const RETAINED_WRITTEN_PAUSE: Duration = Duration::from_micros(20);
+/// Between `RETAINED_AT_ONCE` of them and the next: 50,000 a second, so that many take turns with what must be written.
+pub const RETAINED_WRITTEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Retained values that a subscriber gets in one go; more are streamed as fast as it takes them.
 pub const RETAINED_AT_ONCE: usize = 1024;

@@ -1,5 +1,6 @@
 //! The last known good value of each topic.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +9,7 @@ use mynah_core::topic_tree::{Stale, TopicTree};
 use mynah_core::{Filter, Message};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use crate::limits::{RETAINED_AT_ONCE, RETAINED_WRITTEN_PAUSE};
+use crate::limits::RETAINED_AT_ONCE;
 
 /// Values visited before others may change the tree.
 const STEP: usize = 1024;
@@ -23,19 +24,12 @@ struct Value {
     unwritten: bool,
 }
 
-/// Topics whose values are to be written down, not before a time.
-#[derive(Debug, Default)]
-struct Unwritten {
-    topics: Vec<String>,
-    not_before: Option<Instant>,
-}
-
 /// What became of a value that was to be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Set {
     Done,
-    /// It is the first that waits to be written down, not before a time.
-    FirstToWrite(Option<Instant>),
+    /// It is the first that waits to be written down.
+    FirstToWrite,
     /// The store is full.
     Full,
 }
@@ -45,7 +39,7 @@ pub enum Set {
 pub struct Retained {
     tree: RwLock<TopicTree<Value>>,
     /// Topics whose values have changed and were not written down.
-    unwritten: Mutex<Unwritten>,
+    unwritten: Mutex<VecDeque<String>>,
     messages_max: usize,
     /// Topics whose values' time was over, and that nobody has taken off the disk yet.
     over: Mutex<Vec<String>>,
@@ -104,16 +98,15 @@ impl Retained {
     /// A topic may be noted twice; that costs only a second look.
     fn note(&self, topic: &str) -> Set {
         let mut unwritten = self.unwritten.lock();
-        unwritten.topics.push(topic.to_owned());
-        if unwritten.topics.len() == 1 { Set::FirstToWrite(unwritten.not_before) } else { Set::Done }
+        unwritten.push_back(topic.to_owned());
+        if unwritten.len() == 1 { Set::FirstToWrite } else { Set::Done }
     }
 
-    /// The topics that were noted. The next are not written before a time that grows with their number.
-    pub(crate) fn take_unwritten(&self, now: Instant) -> Vec<String> {
+    /// The topics that were noted first, at most `count`, and whether there are more.
+    pub(crate) fn take_unwritten(&self, count: usize) -> (Vec<String>, bool) {
         let mut unwritten = self.unwritten.lock();
-        let count = u32::try_from(unwritten.topics.len()).unwrap_or(u32::MAX);
-        unwritten.not_before = now.checked_add(RETAINED_WRITTEN_PAUSE.saturating_mul(count));
-        std::mem::take(&mut unwritten.topics)
+        let count = count.min(unwritten.len());
+        (unwritten.drain(..count).collect(), !unwritten.is_empty())
     }
 
     /// The values of these topics that are to be written down; none where there is no value any more. What was written meanwhile is

@@ -12,7 +12,7 @@ use mynah_core::engine::{Records, Space, encode_message};
 use mynah_core::{Guarantee, Message};
 
 use super::definitions::key;
-use crate::limits::{RETAINED_AT_ONCE, RETAINED_WRITTEN_AFTER};
+use crate::limits::{RETAINED_AT_ONCE, RETAINED_WRITTEN_AFTER, RETAINED_WRITTEN_PAUSE};
 use crate::retained::Set;
 use crate::sys;
 use crate::timers::Due;
@@ -26,10 +26,8 @@ impl VirtualHost {
         }
         if message.header.guarantee == Guarantee::AtMostOnce {
             let set = self.retained.set(topic, message, true);
-            if let Set::FirstToWrite(not_before) = set {
-                let soon = message.received + RETAINED_WRITTEN_AFTER;
-                let at = not_before.map_or(soon, |at| at.max(soon));
-                self.shared.timers.add(at, Due::Retained { host: Arc::clone(&self.name) });
+            if set == Set::FirstToWrite {
+                self.write_retained_at(message.received + RETAINED_WRITTEN_AFTER);
             }
             return set != Set::Full;
         }
@@ -47,20 +45,30 @@ impl VirtualHost {
         true
     }
 
-    /// Writes what was only noted so far.
-    pub(crate) fn write_retained(&self, now: Instant) {
-        let topics = self.retained.take_unwritten(now);
-        for topics in topics.chunks(RETAINED_AT_ONCE) {
-            let _in_order = self.retained.in_order();
-            let over = self.retained.take_over();
-            let values = self.retained.begin_writing(topics);
-            self.shared.write(|records| {
-                self.forget(records, &over);
-                for (topic, message) in values {
-                    self.put_retained(records, topic, message.as_ref());
-                }
-            });
+    fn write_retained_at(&self, at: Instant) {
+        self.shared.timers.add(at, Due::Retained { host: Arc::clone(&self.name) });
+    }
+
+    /// Writes a part of what was only noted so far; the next part has its turn a little later.
+    pub(crate) fn write_some_retained(&self, now: Instant) {
+        if self.write_retained() {
+            self.write_retained_at(now + RETAINED_WRITTEN_PAUSE);
         }
+    }
+
+    /// Writes some of what was only noted so far; true if there is more.
+    pub(crate) fn write_retained(&self) -> bool {
+        let (topics, more) = self.retained.take_unwritten(RETAINED_AT_ONCE);
+        let _in_order = self.retained.in_order();
+        let over = self.retained.take_over();
+        let values = self.retained.begin_writing(&topics);
+        self.shared.write(|records| {
+            self.forget(records, &over);
+            for (topic, message) in values {
+                self.put_retained(records, topic, message.as_ref());
+            }
+        });
+        more
     }
 
     fn forget(&self, records: &mut Records, topics: &[String]) {

@@ -71,6 +71,10 @@ impl Turn<'_> {
         tokio::spawn(async move {
             // One after the other: a crowd of them must not take all cores from those who read sockets.
             let _turn = WALKS.acquire().await;
+            if Arc::strong_count(&found) == 1 {
+                // The subscription has ended meanwhile.
+                return;
+            }
             let walk = tokio::task::spawn_blocking(move || {
                 found.get_or_init(|| host.retained.matching_slowly(&filter, now));
                 inbox.nudge();
