@@ -89,8 +89,11 @@ pub const DELAYED_BYTES_MAX: usize = 256 << 20;
 /// When a retained message that was published at most once is written down; until then the topic may get others.
 pub const RETAINED_WRITTEN_AFTER: Duration = Duration::from_millis(100);
 
-/// Between `RETAINED_AT_ONCE` of them and the next: 50,000 a second, so that many take turns with what must be written.
-pub const RETAINED_WRITTEN_PAUSE: Duration = Duration::from_millis(20);
+/// So many of them are written in one go; a hundred microseconds of a thread that reads sockets.
+pub const RETAINED_WRITTEN_AT_ONCE: usize = 128;
+
+/// Between one go and the next: some 40,000 a second, so that many take turns with what must be written.
+pub const RETAINED_WRITTEN_PAUSE: Duration = Duration::from_millis(3);
 
 /// Retained values that a subscriber gets in one go; more are streamed as fast as it takes them.
 pub const RETAINED_AT_ONCE: usize = 1024;

@@ -12,7 +12,7 @@ use mynah_core::engine::{Records, Space, encode_message};
 use mynah_core::{Guarantee, Message};
 
 use super::definitions::key;
-use crate::limits::{RETAINED_AT_ONCE, RETAINED_WRITTEN_AFTER, RETAINED_WRITTEN_PAUSE};
+use crate::limits::{RETAINED_WRITTEN_AFTER, RETAINED_WRITTEN_AT_ONCE, RETAINED_WRITTEN_PAUSE};
 use crate::retained::Set;
 use crate::sys;
 use crate::timers::Due;
@@ -58,7 +58,7 @@ impl VirtualHost {
 
     /// Writes some of what was only noted so far; true if there is more.
     pub(crate) fn write_retained(&self) -> bool {
-        let (topics, more) = self.retained.take_unwritten(RETAINED_AT_ONCE);
+        let (topics, more) = self.retained.take_unwritten(RETAINED_WRITTEN_AT_ONCE);
         let _in_order = self.retained.in_order();
         let over = self.retained.take_over();
         let values = self.retained.begin_writing(&topics);
