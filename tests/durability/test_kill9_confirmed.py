@@ -132,7 +132,7 @@ def test_transactions_are_whole(own_broker):
         setup.declare_queue(one)
         setup.declare_queue(other)
         setup.close()
-        committed = {"amqp091": 0, "stomp": 0}
+        committed = {"amqp091": 0, "stomp": 0, "amqp10": 0}
 
         def amqp(client=connect("amqp091", broker)):
             channel = client.connection.channel()
@@ -158,14 +158,25 @@ def test_transactions_are_whole(own_broker):
             except BaseException:
                 pass
 
-        threads = [threading.Thread(target=run, daemon=True) for run in (amqp, stomp)]
+        def amqp10(client=connect("amqp10", broker)):
+            try:
+                for number in range(1, 1_000_000):
+                    transaction = client.begin()
+                    for queue in (one, other):
+                        client.publish("queue", queue, b"t:%d" % number, DURABLE, confirm=False, transaction=transaction)
+                    client.commit(transaction)
+                    committed["amqp10"] = number
+            except BaseException:
+                pass
+
+        threads = [threading.Thread(target=run, daemon=True) for run in (amqp, stomp, amqp10)]
         for each in threads:
             each.start()
         time.sleep(dice.uniform(0.1, 0.6))
         broker.restart()
         first, second = drained(broker, one), drained(broker, other)
         assert first == second, f"SEED={SEED} round {round_}: half a transaction"
-        for mark, protocol in ((b"a:", "amqp091"), (b"s:", "stomp")):
+        for mark, protocol in ((b"a:", "amqp091"), (b"s:", "stomp"), (b"t:", "amqp10")):
             numbers = [int(body[2:]) for body in first if body.startswith(mark)]
             assert numbers == list(range(1, len(numbers) + 1))
-            assert len(numbers) >= committed[protocol], f"SEED={SEED}: committed and lost"
+            assert len(numbers) >= committed[protocol] > 0, f"SEED={SEED}: committed and lost"

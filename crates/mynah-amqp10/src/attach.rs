@@ -86,7 +86,11 @@ impl Session {
             .map(|text| Node::parse(text, Hint::of(&terminus.capabilities)))
             .transpose()
             .map_err(invalid)?;
-        let target = node.as_ref().map_or(Ok(Target::Anonymous(None)), Target::of)?;
+        let target = match &node {
+            _ if terminus.coordinator => Target::Coordinator { rejects: rejects(attach)? },
+            Some(node) => Target::of(node)?,
+            None => Target::Anonymous(None),
+        };
         let pending = PendingAttach::of(attach, Filters::default());
         let mut link = Inbound::new(at, attach.name.into(), pending, target);
         link.assigned = assigned.as_deref().map(Into::into);
@@ -252,7 +256,9 @@ impl Session {
         let Some(Link::Inbound(link)) = self.link(at.handle) else { return };
         let queue = match &link.target {
             Target::Fixed(Address::Queue(name)) => Some(name.clone()),
-            Target::Fixed(_) | Target::BySubject(_) | Target::Anonymous(_) => None,
+            Target::Fixed(_) | Target::BySubject(_) | Target::Anonymous(_) | Target::Coordinator { .. } => {
+                None
+            }
         };
         match (queue, refusal.kind) {
             // Names of the broker's own choice are not made by use: such a queue is gone.
@@ -368,11 +374,17 @@ fn read_terminus<'a>(raw: Option<&'a [u8]>, which: &str) -> Result<Terminus<'a>,
     let raw =
         raw.ok_or_else(|| Condition::new(reason::INVALID_FIELD, format!("the attach has no {which}")))?;
     let terminus = Terminus::read(raw).map_err(reason::decode_error)?;
-    if terminus.coordinator {
-        let text = "transactions are not offered by this broker; send without one";
-        return Err(Condition::new(reason::NOT_IMPLEMENTED, text));
+    if terminus.coordinator && which == "source" {
+        return Err(Condition::new(reason::INVALID_FIELD, "a coordinator can only be a target [AMQP 4.1]"));
     }
     Ok(terminus)
+}
+
+/// Whether `rejected` is among the outcomes of what a sender calls its source; none named means all.
+fn rejects(attach: &Attach<'_>) -> Result<bool, Condition> {
+    let Some(raw) = attach.source else { return Ok(true) };
+    let source = Terminus::read(raw).map_err(reason::decode_error)?;
+    Ok(source.outcomes.is_empty() || source.outcomes.contains(&"amqp:rejected:list"))
 }
 
 /// A dynamic node that is to be a topic needs only a name that nobody else has.

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mynah_core::Delivery;
 use mynah_core::protocol::{
     Connection, Credentials, Farewell, Host, Input, Notice, Refusal, RefusalKind, Reply, SessionSpec, Ticket,
     Violation, ViolationKind,
 };
+use mynah_core::{Delivery, Outcome, TransactionId};
 
 use crate::Amqp10Config;
 use crate::codec::frame::{self, FRAME_BYTES_MIN, Frame, FrameKind, Scan};
@@ -53,7 +53,7 @@ enum Phase {
 
 #[derive(Debug)]
 pub(crate) struct Amqp10Connection {
-    ctx: Context,
+    pub(crate) ctx: Context,
     phase: Phase,
     /// By channel; grows with the highest one used, up to channel-max.
     sessions: Vec<Option<Box<Session>>>,
@@ -303,7 +303,7 @@ impl Amqp10Connection {
         Ok(())
     }
 
-    fn session(&mut self, channel: u16) -> Option<(&mut Session, &mut Context)> {
+    pub(crate) fn session(&mut self, channel: u16) -> Option<(&mut Session, &mut Context)> {
         let session = self.sessions.get_mut(usize::from(channel))?.as_deref_mut()?;
         Some((session, &mut self.ctx))
     }
@@ -452,6 +452,8 @@ impl Amqp10Connection {
                     crate::attach::undo(step, &reply, &mut self.ctx, host);
                 }
             }
+            Some(Request::Declare(asker, id)) => self.on_declared(asker, id, reply, host),
+            Some(Request::Discharge(asker, id)) => self.on_discharged(asker, id, reply, host),
             Some(Request::ConsumerGone(consumer)) => self.ctx.free_consumer(consumer),
             Some(Request::Nothing) | None => {}
         }
@@ -460,7 +462,13 @@ impl Amqp10Connection {
 
     fn on_deliveries(&mut self, deliveries: &mut Vec<Delivery>, host: &mut dyn Host, now: Instant) {
         for delivery in deliveries.drain(..) {
-            let Some(at) = self.ctx.link_of(delivery.consumer) else { continue };
+            let Some(at) = self.ctx.link_of(delivery.consumer) else {
+                // Its link has ended; only what a transaction has settled stays with the consumer.
+                if !delivery.settled {
+                    host.settle(delivery.consumer, &[delivery.tag], &Outcome::Released, None);
+                }
+                continue;
+            };
             if let Some((session, ctx)) = self.session(at.channel) {
                 session.on_delivery(at, delivery, ctx, host, now);
             }
@@ -577,7 +585,7 @@ fn no_session(channel: u16) -> Fault {
     Fault::connection(reason::NOT_ALLOWED, format!("no session has begun on channel {channel}"))
 }
 
-fn refusal_of(reply: Reply) -> Refusal {
+pub(crate) fn refusal_of(reply: Reply) -> Refusal {
     if let Reply::Refused(refusal) = reply {
         return refusal;
     }
@@ -596,19 +604,25 @@ struct VerdictRun {
     first: u32,
     last: u32,
     accepted: bool,
+    transaction: Option<TransactionId>,
 }
 
 impl Verdicts {
     #[inline]
     fn add(&mut self, publish: &PendingPublish, reply: Reply, host: &mut dyn Host) {
         let accepted = match reply {
-            Reply::Published { routed } => routed > 0 || !publish.release_unrouted,
+            Reply::Published { routed } => {
+                routed > 0 || !publish.release_unrouted || publish.transaction.is_some()
+            }
             Reply::Returned(_) => false,
             Reply::Refused(refusal) => {
                 self.flush(host);
                 let range = (publish.delivery_id, publish.delivery_id);
                 let why = condition_of(&refusal);
-                let verdict = Verdict::Rejected(&why);
+                let verdict = match publish.transaction {
+                    Some(id) => Verdict::NotStaged(id, &why),
+                    None => Verdict::Rejected(&why),
+                };
                 write_disposition(host.wire(), publish.channel, LinkRole::Receiver, range, verdict);
                 return;
             }
@@ -623,19 +637,24 @@ impl Verdicts {
         };
         if let Some(run) = &mut self.run {
             let next = run.last.wrapping_add(1) == publish.delivery_id;
-            if next && run.channel == publish.channel && run.accepted == accepted {
+            let same = run.accepted == accepted && run.transaction == publish.transaction;
+            if next && run.channel == publish.channel && same {
                 run.last = publish.delivery_id;
                 return;
             }
         }
         self.flush(host);
-        let (channel, id) = (publish.channel, publish.delivery_id);
-        self.run = Some(VerdictRun { channel, first: id, last: id, accepted });
+        let PendingPublish { channel, delivery_id: id, transaction, .. } = *publish;
+        self.run = Some(VerdictRun { channel, first: id, last: id, accepted, transaction });
     }
 
     fn flush(&mut self, host: &mut dyn Host) {
         let Some(run) = self.run.take() else { return };
-        let verdict = if run.accepted { Verdict::Accepted } else { Verdict::Released };
+        let verdict = match run.transaction {
+            Some(id) => Verdict::Staged(id),
+            None if run.accepted => Verdict::Accepted,
+            None => Verdict::Released,
+        };
         write_disposition(host.wire(), run.channel, LinkRole::Receiver, (run.first, run.last), verdict);
     }
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use mynah_core::hash::FastMap;
 use mynah_core::protocol::{End, Host, Ticket};
-use mynah_core::{ConsumerId, DeliveryTag};
+use mynah_core::{ConsumerId, DeliveryTag, TransactionId};
 
 use crate::Amqp10Config;
 use crate::codec::performative::LinkRole;
+use crate::transaction::Transactions;
 
 /// One life of a link; handles are used again, this is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,13 @@ pub(crate) struct LinkAt {
     pub(crate) life: u64,
 }
 
+/// The delivery on a coordinator's link that waits for its outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) at: LinkAt,
+    pub(crate) delivery_id: u32,
+}
+
 /// What a ticket was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
@@ -28,6 +36,10 @@ pub(crate) enum Request {
     Open,
     /// A step towards the answer of an attach.
     Link(LinkAt, AttachStep),
+    /// A transaction is to begin, for a message to the coordinator.
+    Declare(Asker, TransactionId),
+    /// One is to end; nobody may be waiting for that.
+    Discharge(Option<Asker>, TransactionId),
     /// The consumer's number is free again when this is answered.
     ConsumerGone(ConsumerId),
     /// Nobody waits for the answer.
@@ -58,6 +70,7 @@ pub(crate) struct PendingPublish {
     pub(crate) delivery_id: u32,
     /// A queue or exchange that takes the message nowhere releases it; a topic without subscribers accepts.
     pub(crate) release_unrouted: bool,
+    pub(crate) transaction: Option<TransactionId>,
 }
 
 /// Tickets of requests have this bit, those of publishes do not.
@@ -80,6 +93,7 @@ pub(crate) struct Context {
     pub(crate) tags: Vec<DeliveryTag>,
     /// For bodies of several data sections.
     pub(crate) body: Vec<u8>,
+    pub(crate) transactions: Transactions,
     requests: HashMap<u64, Request>,
     publishes: VecDeque<PendingPublish>,
     next_ticket: u64,
@@ -100,6 +114,7 @@ impl Context {
             head: BytesMut::new(),
             tags: Vec::new(),
             body: Vec::new(),
+            transactions: Transactions::default(),
             requests: HashMap::new(),
             publishes: VecDeque::new(),
             next_ticket: 0,
@@ -131,10 +146,18 @@ impl Context {
         life: u64,
         delivery_id: u32,
         release_unrouted: bool,
+        transaction: Option<TransactionId>,
     ) -> Ticket {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        self.publishes.push_back(PendingPublish { ticket, channel, life, delivery_id, release_unrouted });
+        self.publishes.push_back(PendingPublish {
+            ticket,
+            channel,
+            life,
+            delivery_id,
+            release_unrouted,
+            transaction,
+        });
         Ticket(ticket)
     }
 
@@ -169,10 +192,11 @@ impl Context {
         self.consumers.remove(&consumer.0);
     }
 
-    /// Ends a consumer.
+    /// Ends a consumer. What it has settled in a transaction stays with that.
     pub(crate) fn end_consumer(&mut self, consumer: ConsumerId, forget: bool, host: &mut dyn Host) {
         self.free_consumer(consumer);
         let ticket = self.ask(Request::ConsumerGone(consumer));
-        host.detach(ticket, consumer, End { forget, keep_unsettled: false });
+        let keep_unsettled = self.transactions.hold(consumer);
+        host.detach(ticket, consumer, End { forget, keep_unsettled });
     }
 }

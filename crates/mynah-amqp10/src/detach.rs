@@ -6,9 +6,11 @@ use mynah_core::protocol::{Change, Host};
 
 use crate::codec::performative::{Detach, LinkRole};
 use crate::context::{Context, LinkAt, Request};
+use crate::inbound::Target;
 use crate::link::Link;
 use crate::reason::{self, Condition, Fault};
 use crate::session::Session;
+use crate::transaction;
 
 impl Session {
     pub(crate) fn on_detach(
@@ -69,15 +71,24 @@ impl Session {
         let (name, at, temporary) = match self.link(handle) {
             Some(Link::Inbound(link)) => {
                 link.discard(ctx);
+                if let Target::Coordinator { .. } = link.target {
+                    transaction::roll_back_all(link.at, ctx, host);
+                }
                 ((std::mem::take(&mut link.name), LinkRole::Receiver), link.at, link.temporary.take())
             }
             Some(Link::Outbound(link)) => {
-                if let Some(consumer) = link.consumer.take() {
-                    ctx.end_consumer(consumer, closed, host);
-                }
+                let consumer = link.consumer.take();
                 let recalled = link.recalled.take().filter(|_| closed);
                 let queue = link.temporary.take().or(recalled);
-                ((std::mem::take(&mut link.name), LinkRole::Sender), link.at, queue)
+                let ended = ((std::mem::take(&mut link.name), LinkRole::Sender), link.at, queue);
+                let held: Vec<_> = std::mem::take(&mut link.held).iter().map(|held| held.tag).collect();
+                if let Some(consumer) = consumer {
+                    if ctx.transactions.hold(consumer) {
+                        self.release_untransacted(handle, consumer, &held, host);
+                    }
+                    ctx.end_consumer(consumer, closed, host);
+                }
+                ended
             }
             Some(Link::Detached) | None => return,
         };

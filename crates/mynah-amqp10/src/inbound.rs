@@ -7,14 +7,16 @@
 
 use bytes::BytesMut;
 use mynah_core::protocol::Host;
-use mynah_core::{Address, AddressRef, ContentRef, Guarantee, Header, PublishRef};
+use mynah_core::{Address, AddressRef, ContentRef, Guarantee, Header, PublishRef, TransactionId};
 
 use crate::address::{Hint, Node};
 use crate::codec::section::{self, Body, Sections};
+use crate::codec::transaction::TransactionalState;
 use crate::codec::transfer::{LinkFlow, Transfer};
-use crate::context::{Context, LinkAt};
+use crate::context::{Asker, Context, LinkAt};
 use crate::link::PendingAttach;
 use crate::reason::{self, Condition};
+use crate::transaction;
 use crate::translate;
 
 #[derive(Debug)]
@@ -41,6 +43,10 @@ pub(crate) enum Target {
     BySubject(Box<str>),
     /// Each message's `to` says where; the last one is remembered.
     Anonymous(Option<(Box<str>, Address)>),
+    /// What it sends are requests about transactions. `rejects`: failure is an outcome; otherwise it ends the link [AMQP 4.3].
+    Coordinator {
+        rejects: bool,
+    },
 }
 
 /// A delivery of which more frames are to come.
@@ -49,6 +55,7 @@ struct Partial {
     delivery_id: u32,
     message_format: u32,
     settled: bool,
+    transaction: Option<TransactionId>,
     payload: BytesMut,
 }
 
@@ -124,15 +131,20 @@ impl Inbound {
                 )
             })?;
             let settled = transfer.settled.unwrap_or(false);
+            let message_format = transfer.message_format;
+            let transaction = match transfer.state.map(TransactionalState::read) {
+                None | Some(Ok(None)) => None,
+                Some(Ok(Some(state))) => Some(state.id),
+                Some(Err(error)) => return Err(reason::decode_error(error)),
+            };
             if !transfer.more && !transfer.aborted {
                 self.count();
                 check_size(payload.len(), ctx.config.message_bytes_max)?;
-                let delivery =
-                    Whole { delivery_id, settled, message_format: transfer.message_format, payload };
+                let delivery = Whole { delivery_id, settled, message_format, transaction, payload };
                 return self.publish(&delivery, session_life, ctx, host);
             }
-            let message_format = transfer.message_format;
-            self.partial = Some(Partial { delivery_id, message_format, settled, payload: BytesMut::new() });
+            let payload = BytesMut::new();
+            self.partial = Some(Partial { delivery_id, message_format, settled, transaction, payload });
         }
         self.continue_partial(transfer, payload, session_life, ctx, host)
     }
@@ -174,8 +186,8 @@ impl Inbound {
         self.count();
         let Some(partial) = self.partial.take() else { return Ok(Arrival::Nothing) };
         ctx.assembling = ctx.assembling.saturating_sub(partial.payload.len());
-        let Partial { delivery_id, message_format, settled, payload } = partial;
-        let delivery = Whole { delivery_id, settled, message_format, payload: &payload };
+        let Partial { delivery_id, message_format, settled, transaction, payload } = partial;
+        let delivery = Whole { delivery_id, settled, message_format, transaction, payload: &payload };
         self.publish(&delivery, session_life, ctx, host)
     }
 
@@ -200,6 +212,22 @@ impl Inbound {
             Ok(sections) => sections,
             Err(error) => return delivery.refuse(reason::decode_error(error)),
         };
+        if let Target::Coordinator { rejects } = self.target {
+            if delivery.settled {
+                let text = "a message to the coordinator must not be sent settled [AMQP 4.2, 4.3]";
+                return Err(Condition::new(reason::INVALID_FIELD, text));
+            }
+            let asker = Asker { at: self.at, delivery_id: delivery.delivery_id };
+            return match transaction::control(asker, sections.body, ctx, host) {
+                Err(condition) if rejects => delivery.refuse(condition),
+                result => result.map(|()| Arrival::Nothing),
+            };
+        }
+        if let Some(id) = delivery.transaction
+            && !ctx.transactions.is_open(id)
+        {
+            return delivery.refuse(transaction::unknown());
+        }
         let mut by_subject = None;
         let address = match self.target.resolve(&sections, &mut by_subject) {
             Ok(address) => address,
@@ -216,12 +244,14 @@ impl Inbound {
         };
         let ticket = (!delivery.settled).then(|| {
             let release_unrouted = !matches!(address, AddressRef::Topic(_));
-            ctx.publishing(self.at.channel, session_life, delivery.delivery_id, release_unrouted)
+            let id = delivery.delivery_id;
+            ctx.publishing(self.at.channel, session_life, id, release_unrouted, delivery.transaction)
         });
         let several = matches!(sections.body, Body::Several(_));
         let publish = PublishRef {
             header: header(&sections, text),
             content: content(&sections),
+            transaction: delivery.transaction,
             ..PublishRef::new(address, if several { &ctx.body } else { body })
         };
         host.publish(ticket, &publish);
@@ -234,6 +264,7 @@ struct Whole<'a> {
     delivery_id: u32,
     settled: bool,
     message_format: u32,
+    transaction: Option<TransactionId>,
     payload: &'a [u8],
 }
 
@@ -283,6 +314,7 @@ impl Target {
     ) -> Result<AddressRef<'a>, Condition> {
         match self {
             Self::Fixed(address) => Ok(address.as_ref()),
+            Self::Coordinator { .. } => Err(Condition::new(reason::INTERNAL_ERROR, "no address")),
             Self::BySubject(exchange) => {
                 let (_, subject) = translate::to_and_subject(sections);
                 let key = subject.unwrap_or_default().into();

@@ -4,6 +4,7 @@
 //!
 //! - [`Amqp10`]: the factory; `connection` -> `session` -> `inbound` / `outbound`: one file for each level of the standard
 //! - `attach`, `detach`, `link`: how links come and go; `sending`, `unsettled`: a session's window and what is out
+//! - `transaction`: the coordinator, and what is published and settled in transactions
 //! - `context`: tickets, consumer numbers and buffers that all of a connection shares
 //! - `address`: texts to nodes and back; `translate`: sections to properties and back
 //! - `codec`: types, frames, performatives, sections; `sasl`, `version`
@@ -26,6 +27,7 @@ mod sending;
 mod session;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod translate;
 mod unsettled;
 mod version;

@@ -37,6 +37,8 @@ pub(crate) const HANDLE_IN_USE: &str = "amqp:session:handle-in-use";
 pub(crate) const UNATTACHED_HANDLE: &str = "amqp:session:unattached-handle";
 pub(crate) const TRANSFER_LIMIT_EXCEEDED: &str = "amqp:link:transfer-limit-exceeded";
 pub(crate) const MESSAGE_SIZE_EXCEEDED: &str = "amqp:link:message-size-exceeded";
+pub(crate) const TRANSACTION_ROLLBACK: &str = "amqp:transaction:rollback";
+pub(crate) const TRANSACTION_UNKNOWN: &str = "amqp:transaction:unknown-id";
 pub(crate) const STOLEN: &str = "amqp:link:stolen";
 
 /// What a refusal of the broker is called on the wire.

@@ -12,6 +12,7 @@ use mynah_core::{Delivery, Outcome};
 
 use crate::codec::performative::{Begin, LinkRole};
 use crate::codec::terminus::read_outcome;
+use crate::codec::transaction::{TRANSACTIONAL_STATE, TransactionalState};
 use crate::codec::transfer::{Disposition, Flow, LinkFlow, Transfer, Verdict, write_disposition};
 use crate::codec::{CodecError, performative};
 use crate::context::{Context, LinkAt};
@@ -121,6 +122,7 @@ impl Session {
             outgoing_window: ctx.config.session_window,
             link,
             echo: false,
+            acquires: false,
         };
         flow.write(host.wire(), self.channel);
     }
@@ -138,6 +140,10 @@ impl Session {
         if let Some(state) = &flow.link
             && let Link::Outbound(link) = self.attached(state.handle)?
         {
+            if flow.acquires {
+                let text = "messages cannot be acquired in a transaction; settle them in it";
+                return Err(Fault::Link(state.handle, Condition::new(reason::NOT_IMPLEMENTED, text)));
+            }
             link.on_flow(state);
         }
         self.pump(ctx, host, now);
@@ -229,6 +235,9 @@ impl Session {
         }
         let outcome = match disposition.state.map(read_outcome).transpose() {
             Ok(outcome) => outcome.flatten(),
+            Err(CodecError::Descriptor(found)) if found == u64::from(TRANSACTIONAL_STATE) => {
+                return self.on_transactional(disposition, ctx, host);
+            }
             Err(error @ CodecError::Descriptor(_)) => {
                 return Err(Fault::session(reason::NOT_IMPLEMENTED, error.to_string()));
             }
@@ -238,6 +247,9 @@ impl Session {
             return Ok(());
         }
         let range = (disposition.first, disposition.last);
+        if disposition.settled {
+            ctx.transactions.forget(self.life, range);
+        }
         let mut tags = std::mem::take(&mut ctx.tags);
         let links = &self.links;
         let any = self.sending.unsettled.take(range, &mut tags, |handle, consumer, tags| {
@@ -251,6 +263,21 @@ impl Session {
         Ok(())
     }
 
+    fn on_transactional(
+        &mut self,
+        disposition: &Disposition<'_>,
+        ctx: &mut Context,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        if disposition.settled {
+            ctx.transactions.forget(self.life, (disposition.first, disposition.last));
+        }
+        match disposition.state.map(TransactionalState::read).transpose()?.flatten() {
+            Some(state) => self.on_retire(disposition, state, ctx, host),
+            None => Ok(()),
+        }
+    }
+
     /// The broker ends the session: everything of it ends, and the peer is told why.
     pub(crate) fn fail(&mut self, why: &Condition, ctx: &mut Context, host: &mut dyn Host) {
         self.end_links(ctx, host);
@@ -259,7 +286,7 @@ impl Session {
     }
 }
 
-fn default_outcome(links: &[Option<Link>], handle: u32) -> &Outcome {
+pub(crate) fn default_outcome(links: &[Option<Link>], handle: u32) -> &Outcome {
     let link = usize::try_from(handle).ok().and_then(|at| links.get(at));
     match link {
         Some(Some(Link::Outbound(link))) => &link.default_outcome,

@@ -9,12 +9,13 @@ use mynah_core::{ConsumerId, DeliveryTag};
 
 use crate::codec::transfer::serial_distance;
 
+/// A delivery that is out.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
-    id: u32,
-    handle: u32,
-    consumer: ConsumerId,
-    tag: DeliveryTag,
+pub(crate) struct Entry {
+    pub(crate) id: u32,
+    pub(crate) handle: u32,
+    pub(crate) consumer: ConsumerId,
+    pub(crate) tag: DeliveryTag,
     live: bool,
 }
 
@@ -63,6 +64,46 @@ impl Unsettled {
         }
         self.close_holes();
         run.is_some()
+    }
+
+    /// Takes out the deliveries `first..=last`, as [`Self::take`], to be put back perhaps.
+    pub(crate) fn take_out(&mut self, (first, last): (u32, u32)) -> Vec<Entry> {
+        let start = self.entries.partition_point(|entry| serial_distance(first, entry.id) < 0);
+        let range = self.entries.range_mut(start..);
+        let mut out = Vec::new();
+        for entry in range.take_while(|entry| serial_distance(entry.id, last) >= 0) {
+            if entry.live {
+                out.push(*entry);
+                entry.live = false;
+            }
+        }
+        self.holes += out.len();
+        self.close_holes();
+        out
+    }
+
+    /// What was taken out is out again.
+    pub(crate) fn put_back(&mut self, entry: Entry) {
+        let at = self.entries.partition_point(|other| serial_distance(entry.id, other.id) < 0);
+        match self.entries.get_mut(at) {
+            Some(hole) if hole.id == entry.id => {
+                hole.live = true;
+                self.holes -= 1;
+            }
+            Some(_) | None => self.entries.insert(at, entry),
+        }
+    }
+
+    /// What a link has out.
+    pub(crate) fn tags_of(&self, handle: u32) -> impl Iterator<Item = DeliveryTag> {
+        self.entries.iter().filter(move |entry| entry.live && entry.handle == handle).map(|entry| entry.tag)
+    }
+
+    /// The link of the first delivery of a range.
+    pub(crate) fn handle_of(&self, (first, last): (u32, u32)) -> Option<u32> {
+        let start = self.entries.partition_point(|entry| serial_distance(first, entry.id) < 0);
+        let mut range = self.entries.range(start..).take_while(|entry| serial_distance(entry.id, last) >= 0);
+        range.find(|entry| entry.live).map(|entry| entry.handle)
     }
 
     /// Forgets what a link has out; its consumer's end gives that back.

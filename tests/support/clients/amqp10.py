@@ -9,7 +9,7 @@ import socket
 
 import proton
 from proton import ConnectionException, Delivery, Message, symbol
-from proton.handlers import MessagingHandler
+from proton.handlers import MessagingHandler, TransactionHandler
 from proton.reactor import AtLeastOnce, AtMostOnce, DurableSubscription
 from proton.utils import BlockingConnection, LinkDetached, SendException
 
@@ -74,6 +74,28 @@ class _Connection(BlockingConnection):
                 raise SessionEnded(f"session ended: {event.session.remote_condition}")
 
 
+class _Transactions(TransactionHandler):
+    """Keeps how each transaction began and ended."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ends = [], []
+
+    def on_transaction_declared(self, event):
+        self.open.append(event.transaction)
+
+    def on_transaction_committed(self, event):
+        self.ends.append("committed")
+
+    def on_transaction_aborted(self, event):
+        self.ends.append("aborted")
+
+    def _failed(self, event):
+        self.ends.append(event.delivery.remote.condition or "failed")
+
+    on_transaction_declare_failed = on_transaction_commit_failed = _failed
+
+
 class Amqp10Client:
     def __init__(self, broker, user="guest", password="guest", anonymous=False, container_id=None, **options):
         login = {"allowed_mechs": "ANONYMOUS"} if anonymous else {"user": user, "password": password}
@@ -97,6 +119,7 @@ class Amqp10Client:
         self.receivers = []
         self.windows = {}
         self.dropped = False
+        self.transactions = _Transactions()
 
     def _pump(self, rounds=3):
         """Writes what waits to be written and reads what is there."""
@@ -141,9 +164,42 @@ class Amqp10Client:
                 raise Refused(str(error)) from None
         return self.senders[key]
 
-    def publish(self, kind, name, body, props=None, confirm=True, message=None):
+    def begin(self, settle_before_discharge=False):
+        container, connection = self.connection.container, self.connection.conn
+        container.declare_transaction(connection, self.transactions, settle_before_discharge)
+        try:
+            self.connection.wait(lambda: self.transactions.open or self.transactions.ends, timeout=PATIENCE)
+        except (LinkDetached, ConnectionException) as error:
+            raise Refused(str(error)) from None
+        if self.transactions.ends:
+            raise Refused(str(self.transactions.ends.pop()))
+        return self.transactions.open.pop()
+
+    def _end(self, wanted):
+        try:
+            self.connection.wait(lambda: self.transactions.ends, timeout=PATIENCE)
+        except (LinkDetached, ConnectionException) as error:
+            raise Refused(str(error)) from None
+        end = self.transactions.ends.pop()
+        if end != wanted:
+            raise Refused(str(end))
+
+    def commit(self, transaction):
+        transaction.commit()
+        self._end("committed")
+
+    def abort(self, transaction):
+        transaction.abort()
+        self._end("aborted")
+
+    def publish(self, kind, name, body, props=None, confirm=True, message=None, transaction=None):
         message = message or self.message(body, props)
-        sender = self.sender(kind, name, settled=not confirm)
+        sender = self.sender(kind, name, settled=not confirm and transaction is None)
+        if transaction is not None:
+            delivery = transaction.send(sender.link, message)
+            if confirm:
+                self.connection.wait(lambda: delivery.settled, timeout=PATIENCE)
+            return
         try:
             if confirm:
                 delivery = sender.send(message, timeout=PATIENCE)
@@ -222,8 +278,14 @@ class Amqp10Client:
         link.flow(1)
         self._pump()
 
-    def accept(self, received):
-        self._settle(received, Delivery.ACCEPTED)
+    def accept(self, received, transaction=None):
+        if transaction is None:
+            self._settle(received, Delivery.ACCEPTED)
+            return
+        _message, delivery, link = received.raw
+        transaction.accept(delivery)
+        link.flow(1)
+        self._pump()
 
     def reject(self, received):
         self._settle(received, Delivery.REJECTED)

@@ -12,6 +12,7 @@ pub(crate) mod performative;
 pub(crate) mod reader;
 pub(crate) mod section;
 pub(crate) mod terminus;
+pub(crate) mod transaction;
 pub(crate) mod transfer;
 pub(crate) mod value;
 pub(crate) mod writer;

@@ -220,8 +220,11 @@ proptest! {
         let read = Transfer::read(composite(0x14, &bytes)).unwrap();
         let expected = Transfer {
             handle, delivery_id: id, delivery_tag: tag.as_deref(), message_format: 0, settled, more, aborted,
+            state: read.state,
         };
         prop_assert_eq!(read, expected);
+        let state = read.state.map(|raw| serde_amqp::from_slice::<msg::DeliveryState>(raw).unwrap());
+        prop_assert_eq!(state, written.state);
     }
 
     #[test]
@@ -250,7 +253,9 @@ proptest! {
             handle, delivery_count, link_credit, available: None, drain,
         });
         let echo = echo && link.is_some();
-        let flow = Flow { next_incoming_id, incoming_window, next_outgoing_id, outgoing_window, link, echo };
+        let flow = Flow {
+            next_incoming_id, incoming_window, next_outgoing_id, outgoing_window, link, echo, acquires: false,
+        };
         let mut wire = BytesMut::new();
         flow.write(&mut wire, 1);
         let read: perf::Flow = serde_amqp::from_slice(&wire[8..]).unwrap();
@@ -328,8 +333,11 @@ proptest! {
         let back = Attach::read(composite(0x12, &bytes)).unwrap();
         prop_assert_eq!((back.name, back.handle, back.role), (&name[..], handle, LinkRole::Sender));
         // Only capabilities that are understood are in force.
-        let expected = Terminus { capabilities: vec!["queue"], ..terminus };
-        prop_assert_eq!(Terminus::read(back.source.unwrap()).unwrap(), expected);
+        let source = Terminus::read(back.source.unwrap()).unwrap();
+        let outcomes = source.outcomes.clone();
+        prop_assert_eq!(outcomes.len(), 4);
+        let expected = Terminus { capabilities: vec!["queue"], outcomes, ..terminus };
+        prop_assert_eq!(source, expected);
     }
 }
 

@@ -18,7 +18,7 @@ const MODIFIED: u8 = 0x27;
 const SOURCE: u8 = 0x28;
 const TARGET: u8 = 0x29;
 const DELETE_ON_CLOSE: u8 = 0x2b;
-const COORDINATOR: u64 = 0x30;
+const COORDINATOR: u8 = 0x30;
 
 /// A source or target as a peer asked for it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,6 +38,8 @@ pub(crate) struct Terminus<'a> {
     pub(crate) filters: Option<&'a [u8]>,
     /// Of a source: what happens to deliveries settled without an outcome.
     pub(crate) default_outcome: Option<Outcome>,
+    /// Of a source: the outcomes that can be chosen; none named means all.
+    pub(crate) outcomes: Vec<&'a str>,
     pub(crate) capabilities: Vec<&'a str>,
 }
 
@@ -45,8 +47,9 @@ impl<'a> Terminus<'a> {
     pub(crate) fn read(raw: &'a [u8]) -> Result<Self> {
         let mut reader = Reader::new(raw);
         let descriptor = reader.descriptor()?;
-        if descriptor == COORDINATOR {
-            return Ok(Self { coordinator: true, ..Self::default() });
+        if descriptor == u64::from(COORDINATOR) {
+            let capabilities = reader.list()?.symbols()?;
+            return Ok(Self { coordinator: true, capabilities, ..Self::default() });
         }
         let source = descriptor == u64::from(SOURCE);
         if !source && descriptor != u64::from(TARGET) {
@@ -70,7 +73,7 @@ impl<'a> Terminus<'a> {
                 Some(raw) => read_outcome(raw)?,
                 None => None,
             };
-            let _outcomes = fields.raw()?;
+            terminus.outcomes = fields.symbols()?;
         }
         terminus.capabilities = fields.symbols()?;
         Ok(terminus)
@@ -101,6 +104,10 @@ impl<'a> Terminus<'a> {
     }
 
     pub(crate) fn write_target(&self, buf: &mut BytesMut) {
+        if self.coordinator {
+            composite(buf, COORDINATOR, |list| list.field(Some(TRANSACTIONS), put_symbols));
+            return;
+        }
         composite(buf, TARGET, |list| {
             self.write_node(list);
             list.field(Some(self.known_capabilities()), |buf, known| put_symbols(buf, &known));
@@ -125,6 +132,10 @@ impl<'a> Terminus<'a> {
 
 const OUTCOMES: &[&str] =
     &["amqp:accepted:list", "amqp:rejected:list", "amqp:released:list", "amqp:modified:list"];
+
+/// What the coordinator can do [AMQP 4.5.8]: several at once in a session, and one over several sessions.
+const TRANSACTIONS: &[&str] =
+    &["amqp:local-transactions", "amqp:multi-txns-per-ssn", "amqp:multi-ssns-per-txn"];
 
 /// An address may be of any type [AMQP 3.5.3]; a string is the only one understood here.
 fn address<'a>(fields: &mut Fields<'a>) -> Result<Option<&'a str>> {

@@ -3,11 +3,14 @@
 //! Read from and written to slices without an allocation: this is where the time of a busy connection goes.
 
 use bytes::{BufMut, BytesMut};
+use mynah_core::{Outcome, TransactionId};
 
 use super::CodecError;
 use super::frame::{self, FrameKind};
 use super::performative::{DISPOSITION, FLOW, LinkRole, TRANSFER};
-use super::reader::Fields;
+use super::reader::{Fields, Reader};
+use super::terminus::put_outcome;
+use super::transaction::{put_declared, put_state};
 use super::writer::composite;
 
 type Result<T> = std::result::Result<T, CodecError>;
@@ -26,6 +29,8 @@ pub(crate) struct Transfer<'a> {
     pub(crate) settled: Option<bool>,
     pub(crate) more: bool,
     pub(crate) aborted: bool,
+    /// Encoded.
+    pub(crate) state: Option<&'a [u8]>,
 }
 
 impl<'a> Transfer<'a> {
@@ -37,15 +42,15 @@ impl<'a> Transfer<'a> {
         let message_format = fields.uint()?.unwrap_or(0);
         let settled = fields.boolean()?;
         let more = fields.boolean()?.unwrap_or(false);
-        let aborted = if fields.left() == 0 {
-            false
+        let (aborted, state) = if fields.left() == 0 {
+            (false, None)
         } else {
             let _rcv_settle_mode = fields.ubyte()?;
-            let _state = fields.raw()?;
+            let state = fields.raw()?;
             let _resume = fields.boolean()?;
-            fields.boolean()?.unwrap_or(false)
+            (fields.boolean()?.unwrap_or(false), state)
         };
-        Ok(Self { handle, delivery_id, delivery_tag, message_format, settled, more, aborted })
+        Ok(Self { handle, delivery_id, delivery_tag, message_format, settled, more, aborted, state })
     }
 }
 
@@ -120,6 +125,8 @@ pub(crate) struct Flow {
     pub(crate) outgoing_window: u32,
     pub(crate) link: Option<LinkFlow>,
     pub(crate) echo: bool,
+    /// Its credit belongs to a transaction: what it lets come is acquired in that [AMQP 4.4.3].
+    pub(crate) acquires: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -145,7 +152,16 @@ impl Flow {
         let drain = fields.boolean()?.unwrap_or(false);
         let echo = fields.boolean()?.unwrap_or(false);
         let link = handle.map(|handle| LinkFlow { handle, delivery_count, link_credit, available, drain });
-        Ok(Self { next_incoming_id, incoming_window, next_outgoing_id, outgoing_window, link, echo })
+        let acquires = fields.left() > 0 && acquires(fields)?;
+        Ok(Self {
+            next_incoming_id,
+            incoming_window,
+            next_outgoing_id,
+            outgoing_window,
+            link,
+            echo,
+            acquires,
+        })
     }
 
     pub(crate) fn write(&self, wire: &mut BytesMut, channel: u16) {
@@ -165,6 +181,20 @@ impl Flow {
             });
         });
     }
+}
+
+/// Looks for `txn-id` in the properties of a flow.
+fn acquires(mut fields: Fields<'_>) -> Result<bool> {
+    let Some(mut entries) = fields.raw()?.map(|raw| Reader::new(raw).map()).transpose()? else {
+        return Ok(false);
+    };
+    while entries.left() > 1 {
+        let (key, _) = (entries.symbol()?, entries.raw()?);
+        if key == Some("txn-id") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A disposition; the state stays encoded.
@@ -204,16 +234,24 @@ pub(crate) fn write_disposition(
             list.uint(Some(first));
             list.uint(Some(last).filter(|last| *last != first));
             list.boolean(Some(true));
-            list.field(Some(state), |buf, state| match state {
-                Verdict::Accepted => buf.put_slice(&[0x00, 0x53, 0x24, 0x45]),
-                Verdict::Released => buf.put_slice(&[0x00, 0x53, 0x26, 0x45]),
-                Verdict::Echo(state) => buf.put_slice(state),
-                Verdict::Rejected(error) => composite(buf, 0x25, |list| {
-                    super::performative::put_error(list, Some(error));
-                }),
-            });
+            list.field(Some(state), put_verdict);
         });
     });
+}
+
+fn put_verdict(buf: &mut BytesMut, verdict: Verdict<'_>) {
+    match verdict {
+        Verdict::Accepted => buf.put_slice(&[0x00, 0x53, 0x24, 0x45]),
+        Verdict::Released => buf.put_slice(&[0x00, 0x53, 0x26, 0x45]),
+        Verdict::Echo(state) => buf.put_slice(state),
+        Verdict::Rejected(error) => composite(buf, 0x25, |list| {
+            super::performative::put_error(list, Some(error));
+        }),
+        Verdict::Applied(outcome) => put_outcome(buf, outcome),
+        Verdict::Declared(id) => put_declared(buf, id),
+        Verdict::Staged(id) => put_state(buf, id, |buf| put_verdict(buf, Verdict::Accepted)),
+        Verdict::NotStaged(id, error) => put_state(buf, id, |buf| put_verdict(buf, Verdict::Rejected(error))),
+    }
 }
 
 /// What is said of deliveries.
@@ -224,4 +262,11 @@ pub(crate) enum Verdict<'a> {
     /// As the peer encoded it.
     Echo(&'a [u8]),
     Rejected(&'a crate::reason::Condition),
+    /// What the peer asked for in a transaction has come true.
+    Applied(&'a Outcome),
+    /// A transaction has begun [AMQP 4.5.6].
+    Declared(TransactionId),
+    /// Accepted, if its transaction is.
+    Staged(TransactionId),
+    NotStaged(TransactionId, &'a crate::reason::Condition),
 }

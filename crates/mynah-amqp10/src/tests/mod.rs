@@ -7,13 +7,14 @@ mod messages;
 mod opening;
 mod receiving;
 mod sending;
+mod transactions;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, BytesMut};
 use fe2o3_amqp_types::definitions::{Error, Handle, Role, SenderSettleMode};
-use fe2o3_amqp_types::messaging::{DeliveryState, Source, Target, TargetArchetype};
+use fe2o3_amqp_types::messaging::{DeliveryState, Outcome, Source, Target, TargetArchetype};
 use fe2o3_amqp_types::performatives::{
     Attach, Begin, Close, Detach, Disposition, Flow, Open, Performative, Transfer,
 };
@@ -337,6 +338,10 @@ pub(crate) fn delivery_of(consumer: u32, tag: u64, publish: PublishRef<'_>) -> D
     }
 }
 
+fn number(id: &[u8]) -> u64 {
+    u64::from_be_bytes(id.try_into().unwrap())
+}
+
 fn error(error: Option<&Error>) -> String {
     let Some(error) = error else { return String::new() };
     let raw = serde_amqp::to_vec(error).unwrap();
@@ -375,6 +380,18 @@ fn describe(got: &Got) -> String {
                 DeliveryState::Rejected(rejected) => format!("rejected{}", error(rejected.error.as_ref())),
                 DeliveryState::Accepted(_) => "accepted".to_owned(),
                 DeliveryState::Released(_) => "released".to_owned(),
+                DeliveryState::Declared(declared) => format!("declared {}", number(&declared.txn_id)),
+                DeliveryState::TransactionalState(state) => {
+                    let outcome = state.outcome.as_ref().unwrap();
+                    let id = number(&state.txn_id);
+                    match outcome {
+                        Outcome::Accepted(_) => format!("tx{id} accepted"),
+                        Outcome::Rejected(why) => format!("tx{id} rejected{}", error(why.error.as_ref())),
+                        other @ (Outcome::Released(_) | Outcome::Modified(_) | Outcome::Declared(_)) => {
+                            format!("tx{id} {other:?}")
+                        }
+                    }
+                }
                 other @ (DeliveryState::Received(_) | DeliveryState::Modified(_)) => format!("{other:?}"),
             };
             assert!(disposition.settled);
@@ -399,6 +416,9 @@ fn describe_attach(attach: &Attach) -> String {
     let source = attach.source.as_ref().map(|source| source.address.clone().unwrap_or_default());
     let target = attach.target.as_ref().map(|target| match &**target {
         TargetArchetype::Target(target) => target.address.clone().unwrap_or_default(),
+        TargetArchetype::Coordinator(it) => {
+            format!("coordinator {}", it.capabilities.as_ref().map_or(0, |all| all.0.len()))
+        }
     });
     format!("attach {} {} {:?} {source:?} {target:?}", attach.name, attach.handle.0, attach.role)
 }
