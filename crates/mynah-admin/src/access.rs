@@ -8,7 +8,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mynah_broker::access::Login;
+use mynah_broker::access::{Access, Login};
 use mynah_core::protocol::Peer;
 use mynah_core::protocol::{Refusal, RefusalKind};
 
@@ -31,24 +31,33 @@ impl FromRequestParts<AppState> for Operator {
         let shared = Arc::clone(&state.broker.shared);
         let Some(value) = parts.headers.get(AUTHORIZATION) else {
             return match shared.access.anonymous(&Peer::new(0, peer, "admin")) {
-                Login::Yes(user) => Ok(Self(user)),
+                Login::Yes(user) => admin(&shared.access, user),
                 Login::No(refusal) => Err(refusal.into()),
                 Login::Verify { .. } => Err(wrong_header()),
             };
         };
         let (user, password) = basic(value.as_bytes()).ok_or_else(wrong_header)?;
         match shared.access.password(peer, &user, &password) {
-            Login::Yes(user) => Ok(Self(user)),
+            Login::Yes(user) => admin(&shared.access, user),
             Login::No(refusal) => Err(refusal.into()),
             Login::Verify { hash } => {
                 // Tens of milliseconds of computing do not belong on a thread that serves others.
-                let verify = move || shared.access.verify(&user, &password, &hash);
+                let access = Arc::clone(&shared);
+                let verify = move || access.access.verify(&user, &password, &hash);
                 let verified = tokio::task::spawn_blocking(verify).await;
                 let user = verified.map_err(|_| wrong_header())?.map_err(ApiError::from)?;
-                Ok(Self(user))
+                admin(&shared.access, user)
             }
         }
     }
+}
+
+fn admin(access: &Access, user: Arc<str>) -> Result<Operator, ApiError> {
+    if access.is_admin(&user) {
+        return Ok(Operator(user));
+    }
+    let text = format!("user '{user}' may not use the admin API: it needs admin: true");
+    Err(Refusal::new(RefusalKind::Forbidden, text).into())
 }
 
 fn basic(value: &[u8]) -> Option<(String, Vec<u8>)> {

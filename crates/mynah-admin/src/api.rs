@@ -25,7 +25,7 @@ const TOPICS_MAX: usize = 10_000;
 /// Which virtual host; the default one if it is not said.
 #[derive(Debug, Deserialize)]
 pub struct Where {
-    virtual_host: Option<String>,
+    pub(crate) virtual_host: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use mynah_broker::operator::Unmade;
 use mynah_core::protocol::{Refusal, RefusalKind};
 use serde_json::json;
 
@@ -40,6 +41,15 @@ impl From<Refusal> for ApiError {
             RefusalKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
         Self { status, error, message: refusal.text.into_owned() }
+    }
+}
+
+impl From<Unmade> for ApiError {
+    fn from(unmade: Unmade) -> Self {
+        match unmade {
+            Unmade::Invalid(message) => Self::bad_request(message),
+            Unmade::Refused(refusal) => refusal.into(),
+        }
     }
 }
 

@@ -13,8 +13,10 @@ pub mod error;
 pub mod health;
 pub mod metrics;
 pub mod openapi;
+mod policies;
 pub mod publish;
 mod server;
+mod users;
 pub mod view;
 
 pub use server::{Admin, AdminConfig, Readiness};

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::{api, health, metrics, openapi, publish};
+use crate::{api, health, metrics, openapi, policies, publish, users};
 
 /// Bytes of a request's body: a message of the default maximum in base64, and a little.
 const BODY_BYTES_MAX: usize = 24 << 20;
@@ -102,6 +102,10 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/queues/{name}/purge", post(api::purge))
         .route("/queues/{name}/messages", get(api::peek))
         .route("/topics", get(api::topics))
+        .route("/users", get(users::list))
+        .route("/users/{name}", get(users::show).put(users::put).delete(users::delete))
+        .route("/policies", get(policies::list))
+        .route("/policies/{name}", get(policies::show).put(policies::put).delete(policies::delete))
         .route("/publish", post(publish::publish))
         .route("/backup", post(api::backup));
     Router::new()

@@ -112,6 +112,8 @@ pub struct QueueJson {
     pub settled: u64,
     pub dead_lettered: u64,
     pub topics: Vec<String>,
+    /// The policy that holds for it.
+    pub policy: Option<String>,
 }
 
 impl From<QueueView> for QueueJson {
@@ -132,6 +134,7 @@ impl From<QueueView> for QueueJson {
             settled: view.settled,
             dead_lettered: view.dead_lettered,
             topics: view.topics,
+            policy: view.policy.map(|name| name.to_string()),
         }
     }
 }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use argon2::{Argon2, PasswordHash, PasswordVerifier};
 use mynah_core::AddressRef;
 use mynah_core::protocol::{Peer, Refusal, RefusalKind};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::config::{Anonymous, AuthConfig, Password, User};
 use crate::guard::Guard;
 use crate::limits::VERIFIED_PASSWORDS_MAX;
 use crate::rules::{Action, Rules, Who};
 use crate::scram::{self, Secret};
+use crate::users::UserView;
 use crate::virtual_host::TOPIC_EXCHANGE;
 
 /// The name of those who did not give one.
@@ -23,7 +24,10 @@ pub const ANONYMOUS: &str = "anonymous";
 #[derive(Debug)]
 pub struct Access {
     anonymous: Anonymous,
+    /// Of the configuration.
     users: HashMap<Arc<str>, User>,
+    /// Those that operators have made.
+    made: RwLock<HashMap<Arc<str>, User>>,
     /// [`ANONYMOUS`]: all connections of a user share its name.
     nobody: Arc<str>,
     pub rules: Rules,
@@ -54,6 +58,7 @@ impl Access {
         Self {
             anonymous: config.anonymous,
             users: config.users.iter().map(|user| (user.name.as_str().into(), user.clone())).collect(),
+            made: RwLock::default(),
             nobody: ANONYMOUS.into(),
             rules: Rules::new(config.rules.clone()),
             guard: Guard::new(config.failures_max),
@@ -84,22 +89,22 @@ impl Access {
 
     #[must_use]
     pub fn password(&self, peer: SocketAddr, name: &str, password: &[u8]) -> Login {
-        let Some((name, user)) = self.users.get_key_value(name) else { return Login::No(wrong()) };
-        if let Err(refusal) = may_come_from(peer, user) {
+        let Some((name, user)) = self.find(name) else { return Login::No(wrong()) };
+        if let Err(refusal) = may_come_from(peer, &user) {
             return Login::No(refusal);
         }
         match &user.password {
             Password::Clear(expected) => {
                 if same(expected.as_bytes(), password) {
-                    Login::Yes(Arc::clone(name))
+                    Login::Yes(name)
                 } else {
                     Login::No(wrong())
                 }
             }
             Password::Hash(hash) => {
-                let known = self.verified.lock().get(&self.keys.0.hash_one((&**name, password))).copied();
-                if known == Some(self.keys.1.hash_one((&**name, password, hash))) {
-                    return Login::Yes(Arc::clone(name));
+                let known = self.verified.lock().get(&self.keys.0.hash_one((&*name, password))).copied();
+                if known == Some(self.keys.1.hash_one((&*name, password, hash))) {
+                    return Login::Yes(name);
                 }
                 Login::Verify { hash: hash.clone() }
             }
@@ -122,13 +127,17 @@ impl Access {
             verified.clear();
         }
         verified.insert(self.keys.0.hash_one((name, password)), self.keys.1.hash_one((name, password, hash)));
-        Ok(self.users.get_key_value(name).map_or_else(|| name.into(), |(name, _)| Arc::clone(name)))
+        // It may have been deleted or given another password meanwhile.
+        self.find(name)
+            .filter(|(_, user)| user.password.is_hash(hash))
+            .map(|(name, _)| name)
+            .ok_or_else(wrong)
     }
 
     /// What SCRAM needs to know of a user; `None` if there is no such user, not from there, or only an argon2 hash of the password.
     #[must_use]
     pub fn scram_secret(&self, peer: SocketAddr, name: &str) -> Option<Secret> {
-        let user = self.users.get(name).filter(|user| may_come_from(peer, user).is_ok())?;
+        let (_, user) = self.find(name).filter(|(_, user)| may_come_from(peer, user).is_ok())?;
         match &user.password {
             Password::Hash(stored) => Secret::parse(stored),
             Password::Clear(password) => {
@@ -139,6 +148,58 @@ impl Access {
                 Some(self.secrets.lock().entry(name.to_owned()).or_insert(secret).clone())
             }
         }
+    }
+
+    fn find(&self, name: &str) -> Option<(Arc<str>, User)> {
+        let known = self.users.get_key_value(name).map(|(name, user)| (Arc::clone(name), user.clone()));
+        known.or_else(|| {
+            let made = self.made.read();
+            made.get_key_value(name).map(|(name, user)| (Arc::clone(name), user.clone()))
+        })
+    }
+
+    /// Whether a user, or who came in without a name, may use the admin API.
+    #[must_use]
+    pub fn is_admin(&self, name: &str) -> bool {
+        name == ANONYMOUS || self.find(name).is_some_and(|(_, user)| user.admin)
+    }
+
+    pub(crate) fn is_configured(&self, name: &str) -> bool {
+        self.users.contains_key(name)
+    }
+
+    /// In force from the next login on. `write` is called before anybody else can change one: what is kept is what holds.
+    pub(crate) fn put_user(&self, user: User, write: impl FnOnce()) {
+        let mut made = self.made.write();
+        made.insert(user.name.as_str().into(), user);
+        write();
+    }
+
+    pub(crate) fn remove_user(&self, name: &str, write: impl FnOnce()) -> bool {
+        let mut made = self.made.write();
+        let known = made.remove(name).is_some();
+        if known {
+            write();
+        }
+        known
+    }
+
+    /// All users, by name.
+    #[must_use]
+    pub fn user_views(&self) -> Vec<UserView> {
+        let view = |name: &Arc<str>, user: &User, configured| UserView {
+            name: Arc::clone(name),
+            loopback_only: user.loopback_only,
+            admin: user.admin,
+            configured,
+        };
+        let made = self.made.read();
+        let configured = self.users.iter().map(|(name, user)| view(name, user, true));
+        let hidden = |name: &Arc<str>| self.users.contains_key(name);
+        let made = made.iter().filter(|(name, _)| !hidden(name)).map(|(name, user)| view(name, user, false));
+        let mut views: Vec<_> = configured.chain(made).collect();
+        views.sort_by(|one, other| one.name.cmp(&other.name));
+        views
     }
 
     pub(crate) fn seed(&self) -> &[u8; 32] {
@@ -210,7 +271,12 @@ mod tests {
     use super::*;
 
     fn access() -> Access {
-        let user = |name: &str, password, loopback_only| User { name: name.into(), password, loopback_only };
+        let user = |name: &str, password, loopback_only| User {
+            name: name.into(),
+            password,
+            loopback_only,
+            admin: false,
+        };
         // Cheap parameters: the test is about the decision, not the cost.
         let hash = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$";
         Access::new(&AuthConfig {

@@ -47,6 +47,8 @@ pub struct User {
     pub password: Password,
     /// Let in only from this machine.
     pub loopback_only: bool,
+    /// May use the admin API.
+    pub admin: bool,
 }
 
 #[derive(Clone)]
@@ -54,6 +56,12 @@ pub enum Password {
     Clear(String),
     /// An argon2 hash in PHC form, or what SCRAM-SHA-256 stores.
     Hash(String),
+}
+
+impl Password {
+    pub(crate) fn is_hash(&self, hash: &str) -> bool {
+        matches!(self, Self::Hash(own) if own == hash)
+    }
 }
 
 impl std::fmt::Debug for Password {

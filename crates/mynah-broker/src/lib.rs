@@ -4,7 +4,7 @@
 //!
 //! - [`Broker`] holds virtual hosts ([`VirtualHost`]) and connections; [`ConnectionHost`] is what a connection sees of it
 //! - the hot path: [`batch`] (runs), [`routing`] (routes and their caches), [`inbox`], [`queues`]
-//! - the rest: [`sessions`], [`retained`], [`access`], [`timers`], [`metrics`], [`operator`]
+//! - the rest: [`sessions`], [`retained`], [`access`], [`timers`], [`metrics`], [`operator`], [`users`], [`policies`]
 //!
 //! Never: a socket, HTTP, a concrete protocol or store.
 
@@ -22,6 +22,7 @@ pub mod inbox;
 pub mod limits;
 pub mod metrics;
 pub mod operator;
+pub mod policies;
 pub mod pool;
 pub mod queues;
 pub mod retained;
@@ -31,6 +32,7 @@ pub mod scram;
 pub mod sessions;
 mod sys;
 pub mod timers;
+pub mod users;
 mod virtual_host;
 
 pub use broker::{Broker, Shared, StartError};

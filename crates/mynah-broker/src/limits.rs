@@ -77,6 +77,15 @@ pub const LOG_BACKLOG_BYTES_MAX: usize = 32 << 20;
 /// Transactions that one connection may have open: clients use one for each session or channel.
 pub const TRANSACTIONS_MAX: usize = 1_000;
 
+/// Bytes of the name of a user or a policy.
+pub const DEFINITION_NAME_BYTES_MAX: usize = 255;
+
+/// Users that operators make, and those of the configuration.
+pub const USERS_MAX: usize = 100_000;
+
+/// Policies of one virtual host: each new queue is compared with all of them.
+pub const POLICIES_MAX: usize = 1_000;
+
 /// Bytes of messages staged in all transactions of one connection.
 pub const TRANSACTION_BYTES_MAX: usize = 64 << 20;
 

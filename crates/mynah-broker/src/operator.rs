@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use mynah_core::protocol::Notice;
+use mynah_core::protocol::{Notice, Refusal};
 use mynah_core::queue::Peeked;
 use mynah_core::{Address, Filter, Message};
 
@@ -68,6 +68,32 @@ pub struct QueueView {
     pub settled: u64,
     pub dead_lettered: u64,
     pub topics: Vec<String>,
+    /// The policy that holds for it.
+    pub policy: Option<Arc<str>>,
+}
+
+/// A definition was not made.
+#[derive(Debug)]
+pub enum Unmade {
+    /// It makes no sense: what to change.
+    Invalid(String),
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Unmade {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// A name that operators give.
+pub(crate) fn check_name(what: &str, name: &str, bytes_max: usize) -> Result<(), Unmade> {
+    if name.is_empty() || name.len() > bytes_max || name.chars().any(char::is_control) {
+        return Err(Unmade::Invalid(format!(
+            "the name of a {what} has 1 to {bytes_max} bytes and no control characters"
+        )));
+    }
+    Ok(())
 }
 
 #[derive(Debug, Clone)]
@@ -246,5 +272,6 @@ pub fn queue_view(host: &VirtualHost, queue: &QueueHandle) -> QueueView {
         settled: queue.settled.load(Ordering::Relaxed),
         dead_lettered: queue.dead_lettered.load(Ordering::Relaxed),
         topics: queue.filters().iter().map(ToString::to_string).collect(),
+        policy: guarded.policy.clone(),
     }
 }

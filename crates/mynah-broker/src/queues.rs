@@ -99,6 +99,8 @@ pub struct Guarded {
     pub unused_since: Instant,
     /// The timer for `expires`.
     pub unused_timer: Option<TimerKey>,
+    /// The policy in force, by its name.
+    pub policy: Option<Arc<str>>,
     /// Durable sessions that are members of this group, connected or not.
     pub members: u32,
     /// The pager has been told that it has too much in memory.
@@ -201,6 +203,7 @@ impl QueueHandle {
             armed: None,
             unused_since: now,
             unused_timer: None,
+            policy: None,
             members: 0,
             paging: false,
             page_at: QUEUE_MEMORY_MAX,

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::broker::Shared;
 use crate::delayed::Delayed;
+use crate::policies::Policies;
 use crate::queues::{Home, QueueHandle, QueueKind};
 use crate::retained::Retained;
 use crate::routing::{
@@ -31,6 +32,7 @@ pub struct VirtualHost {
     pub clients: DashMap<Arc<str>, Arc<Client>>,
     pub retained: Retained,
     pub(crate) delayed: Delayed,
+    pub(crate) policies: Policies,
     pub shared: Arc<Shared>,
     /// Exchanges that topics lead to, so that deleting one need not search for its filters. Locked with the routing table locked.
     pub(crate) topics_to_exchanges: Mutex<HashMap<Arc<str>, Vec<Filter>>>,
@@ -56,6 +58,7 @@ impl VirtualHost {
             clients: DashMap::new(),
             retained: Retained::new(shared.config.retained_messages_max),
             delayed: Delayed::default(),
+            policies: Policies::default(),
             shared,
             topics_to_exchanges: Mutex::default(),
             names: AtomicU64::new(1),
@@ -154,12 +157,7 @@ impl VirtualHost {
             }
             if made {
                 self.routes.invalidate();
-                if let Some(at) = spec.expires.and_then(|after| now.checked_add(after)) {
-                    let mut guarded = queue.lock();
-                    if !queue.is_deleted() {
-                        guarded.unused_timer = Some(self.shared.timers.queue_unused(at, self, &queue));
-                    }
-                }
+                self.begin_policy(&queue, now);
             }
             return (queue, made);
         }

@@ -226,5 +226,10 @@ fn user(user: &User) -> Option<mynah_broker::User> {
         (None, Some(clear)) => Password::Clear(clear.0.clone()),
         (None, None) => return None,
     };
-    Some(mynah_broker::User { name: user.name.clone(), password, loopback_only: user.loopback_only })
+    Some(mynah_broker::User {
+        name: user.name.clone(),
+        password,
+        loopback_only: user.loopback_only,
+        admin: user.admin,
+    })
 }

@@ -54,7 +54,7 @@ impl NotTaken {
 }
 
 /// What a publisher is told while the log takes nothing.
-pub(super) fn refusal_of(condition: &Condition) -> Refusal {
+pub(crate) fn refusal_of(condition: &Condition) -> Refusal {
     match condition {
         Condition::Full(text) => Refusal::new(RefusalKind::Full, format!("no durable messages: {text}")),
         Condition::Failed(text) => {

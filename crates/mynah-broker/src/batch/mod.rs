@@ -21,6 +21,7 @@ use mynah_core::queue::Effect;
 use mynah_core::{Address, AddressRef, ConsumerId, Delivery, DeliveryTag, Message, PublishRef, Retain, Run};
 
 use self::dead_letters::DeadLetter;
+pub(crate) use self::kept::refusal_of;
 use self::kept::{NotTaken, Writing};
 pub(crate) use self::transaction::{ToPublish, ToSettle};
 use crate::durable;

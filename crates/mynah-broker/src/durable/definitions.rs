@@ -237,7 +237,7 @@ pub(crate) const TOPICS: &str = "";
 impl VirtualHost {
     /// Writes down a queue that was made, if it is one that is kept. Call it with the queue locked, before it is known.
     pub(crate) fn keep_definition(&self, queue: &QueueHandle, guarded: &mut Guarded) {
-        let spec = Arc::clone(guarded.machine.spec());
+        let spec = Arc::clone(guarded.machine.declared());
         let lasts = match queue.kind {
             QueueKind::Plain => spec.durable && queue.owner.is_none(),
             QueueKind::Durable | QueueKind::Session => true,
@@ -263,7 +263,7 @@ impl VirtualHost {
         if queue.is_kept() || queue.is_deleted() || !self.shared.engine.lasting {
             return;
         }
-        let spec = Arc::clone(guarded.machine.spec());
+        let spec = Arc::clone(guarded.machine.declared());
         self.keep_queue(queue, &mut guarded, &spec);
         drop(guarded);
         for filter in queue.filters() {

@@ -21,10 +21,12 @@ use tracing::{info, warn};
 use super::clients::{StoredSession, StoredSubscription, StoredWill, client_of};
 use super::definitions::{StoredBinding, StoredExchange, StoredQueue, TO_QUEUE, TOPICS, parts};
 use crate::broker::Broker;
+use crate::policies::PolicySpec;
 use crate::queues::{Guarded, Home, QueueHandle, QueueKind};
 use crate::routing::BindingTarget;
 use crate::rules::Identity;
 use crate::sessions::{Session, SessionSubscription};
+use crate::users::StoredUser;
 use crate::virtual_host::VirtualHost;
 
 type Notes = HashMap<QueueNumber, Vec<(u32, Bytes)>>;
@@ -37,6 +39,8 @@ impl Broker {
     /// Reads all that is kept. Once, before anybody connects.
     pub(crate) fn recover(&self, now: Instant) -> io::Result<()> {
         let mut void = Void::default();
+        self.recover_users()?;
+        self.recover_policies()?;
         self.recover_exchanges(&mut void)?;
         let notes = self.recover_queues(now, &mut void)?;
         self.recover_bindings(&mut void)?;
@@ -69,6 +73,34 @@ impl Broker {
         let host = VirtualHost::new(name, Arc::clone(&self.shared));
         self.hosts.insert(Arc::clone(&host.name), Arc::clone(&host));
         host
+    }
+
+    fn recover_users(&self) -> io::Result<()> {
+        for (key, value) in self.read(Space::User)? {
+            let Some(stored) = parsed::<StoredUser>(Space::User, &value) else { continue };
+            match names(&key).as_deref() {
+                Some([name]) if self.shared.access.is_configured(name) => {
+                    warn!(user = name, "kept, but also in the configuration, which comes first");
+                }
+                Some([name]) => self.shared.restore_user(name, stored),
+                _ => warn!("a user cannot be read: left alone"),
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_policies(&self) -> io::Result<()> {
+        for (key, value) in self.read(Space::Policy)? {
+            let Some(spec) = parsed::<PolicySpec>(Space::Policy, &value) else { continue };
+            let restored = names(&key).is_some_and(|names| match names.as_slice() {
+                [host, name] => self.host_for(host).restore_policy(name, spec),
+                _ => false,
+            });
+            if !restored {
+                warn!("a policy cannot be read: left alone");
+            }
+        }
+        Ok(())
     }
 
     fn recover_exchanges(&self, void: &mut Void) -> io::Result<()> {
@@ -240,7 +272,6 @@ impl VirtualHost {
         let name: Arc<str> = name.into();
         let home = Home { host: Arc::clone(&self.name), shared: Arc::clone(&self.shared) };
         let spec = Arc::new(stored.spec());
-        let expires = spec.expires.and_then(|after| now.checked_add(after));
         let number = QueueNumber(stored.number);
         let defaults = self.queue_defaults(kind);
         let queue =
@@ -250,9 +281,9 @@ impl VirtualHost {
         let mut found = self.shared.engine.log.take_recovered(number);
         let notes = std::mem::take(&mut found.notes);
         guarded.machine.restore(found);
-        guarded.unused_timer = expires.map(|at| self.shared.timers.queue_unused(at, self, &queue));
         queue.unlock(guarded);
         self.queues.insert(name, Arc::clone(&queue));
+        self.begin_policy(&queue, now);
         self.routes.invalidate();
         (queue, notes)
     }

@@ -13,6 +13,7 @@ mod level;
 #[cfg(test)]
 mod model;
 mod paging;
+mod policy;
 mod ready;
 mod ring;
 mod settle;
@@ -25,6 +26,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use policy::QueuePolicy;
 pub use spec::{Overflow, QueueSpec};
 
 use self::consumer::Consumer;
@@ -103,6 +105,8 @@ pub struct Peeked {
 /// The machine. `S` is the broker's handle of a consumer.
 #[derive(Debug)]
 pub struct Queue<S> {
+    declared: Arc<QueueSpec>,
+    /// What is in force: as declared, with a policy on top.
     spec: Arc<QueueSpec>,
     defaults: QueueDefaults,
     ready: Ready,
@@ -135,6 +139,7 @@ impl<S> Queue<S> {
     pub fn new(spec: Arc<QueueSpec>, defaults: QueueDefaults) -> Self {
         Self {
             ready: Ready::new(spec.max_priority),
+            declared: Arc::clone(&spec),
             spec,
             defaults,
             unsettled: Unsettled::default(),
@@ -156,9 +161,22 @@ impl<S> Queue<S> {
         }
     }
 
+    /// The bounds in force.
     #[must_use]
     pub fn spec(&self) -> &Arc<QueueSpec> {
         &self.spec
+    }
+
+    #[must_use]
+    pub fn declared(&self) -> &Arc<QueueSpec> {
+        &self.declared
+    }
+
+    /// Another policy holds from now on, or none.
+    pub fn apply(&mut self, policy: Option<&QueuePolicy>, effects: &mut Vec<Effect>) {
+        self.spec = policy
+            .map_or_else(|| Arc::clone(&self.declared), |policy| Arc::new(policy.in_force(&self.declared)));
+        self.drop_excess(effects);
     }
 
     /// Adds a message at the end (of its priority); delivers nothing. `publisher` is the connection it came from.

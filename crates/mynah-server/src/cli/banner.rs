@@ -202,6 +202,7 @@ mod tests {
             password: Some(Secret("hush".into())),
             password_hash: None,
             loopback_only: false,
+            admin: true,
         }];
         let shown = text(&config, &opened(), None);
         assert!(!shown.contains("hush"), "{shown}");

@@ -56,7 +56,13 @@ fn needs_login(config: &Config) -> bool {
 }
 
 fn user(hash: String) -> User {
-    User { name: NAME.to_owned(), password_hash: Some(Secret(hash)), password: None, loopback_only: false }
+    User {
+        name: NAME.to_owned(),
+        password_hash: Some(Secret(hash)),
+        password: None,
+        loopback_only: false,
+        admin: true,
+    }
 }
 
 fn kept(path: &PathBuf) -> anyhow::Result<Option<String>> {

@@ -258,6 +258,13 @@ pub(crate) struct User {
     /// Refused from any address but 127.0.0.0/8 and ::1.
     #[serde(default)]
     pub(crate) loopback_only: bool,
+    /// May use the admin API.
+    #[serde(default = "yes")]
+    pub(crate) admin: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Text that must not reach a log.
@@ -410,6 +417,7 @@ impl User {
             password_hash: None,
             password: Some(Secret("guest".to_owned())),
             loopback_only: true,
+            admin: true,
         }
     }
 
