@@ -45,8 +45,8 @@ test-blackbox: setup build ## the release binary against real clients; ARGS="-k 
 	MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests -q $(ARGS)
 
 soak: setup build ## kill -9 and power cuts for longer, ten million messages in one queue: ROUNDS=500
-	ROUNDS=$(or $(ROUNDS),500) MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests/durability/test_kill9_confirmed.py -q $(ARGS)
-	BACKLOG=10000000 MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests/durability/test_backlog.py -q
+	ROUNDS=$(or $(ROUNDS),500) MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests/durability/test_kill9_confirmed.py -q -o faulthandler_timeout=0 $(ARGS)
+	BACKLOG=10000000 MYNAH_BIN=$(TARGET)/release/mynah .venv/bin/python -m pytest tests/durability/test_backlog.py -q -o faulthandler_timeout=0
 	ROUNDS=$$(( $(or $(ROUNDS),500) * 40 )) cargo test $(CARGO_FLAGS) --release -p mynah-store powercut
 
 fuzz: ## the fuzz and property tests with many more cases: CASES=100000

@@ -1,4 +1,4 @@
-"""WebSocket: RFC 6455 and chapter 6 of MQTT [MQTT-6.0.0-3, MQTT-6.0.0-4], with paho and with frames made by hand."""
+"""WebSocket: RFC 6455 and chapter 6 of MQTT, a transport beside TCP [MQTT-4.2-1, MQTT-6.0.0-3, MQTT-6.0.0-4], with paho and with frames made by hand."""
 
 import base64
 import hashlib

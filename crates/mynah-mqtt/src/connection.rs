@@ -13,7 +13,7 @@ use crate::MqttConfig;
 use crate::alias::Aliases;
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::control::Disconnect;
-use crate::codec::property::{Properties, Value, id, put_field};
+use crate::codec::property::{Properties, Value, fits, id, put_field};
 use crate::codec::{Frame, Packet, kind, split_frame};
 use crate::enhanced::Enhanced;
 use crate::inbound::Inbound;
@@ -371,8 +371,11 @@ impl MqttConnection {
         }
         let mut properties = Vec::new();
         put_field(&mut properties, id::REASON_STRING, text.as_bytes());
-        let fits = properties.len() + 16 <= self.packet_max as usize;
-        let properties = if fits { Properties::trusted(&properties) } else { Properties::default() };
+        let properties = if fits(&properties, 1, self.packet_max) {
+            Properties::trusted(&properties)
+        } else {
+            Properties::default()
+        };
         Disconnect { reason, properties }.encode(self.version, host.wire());
     }
 

@@ -5,7 +5,7 @@
 use mynah_core::protocol::{Credentials, Host, Reply, Violation};
 
 use crate::codec::control::Auth;
-use crate::codec::property::{Properties, Value, id, put_field};
+use crate::codec::property::{Properties, Value, fits, id, put_field};
 use crate::codec::{Frame, check_flags, kind};
 use crate::connection::{MqttConnection, State, TicketKind};
 use crate::login::Login;
@@ -131,7 +131,7 @@ impl MqttConnection {
     fn write_auth(&self, reason: Reason, data: &[u8], host: &mut dyn Host) -> Result<(), Fault> {
         let mut properties = Vec::new();
         put_method(&mut properties, data);
-        if properties.len() + 16 > self.packet_max as usize {
+        if !fits(&properties, 1, self.packet_max) {
             return Err(Fault::new(
                 Reason::PACKET_TOO_LARGE,
                 "AUTH does not fit the client's maximum packet size",

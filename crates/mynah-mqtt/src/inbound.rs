@@ -11,7 +11,7 @@ use mynah_core::{AddressRef, ContentRef, Guarantee, Header, PublishRef, Retain};
 
 use crate::address::{address_of, delayed, mounted, unescaped};
 use crate::codec::ack::{Ack, AckKind};
-use crate::codec::property::{Properties, id, put_field};
+use crate::codec::property::{Properties, fits, id, put_field};
 use crate::codec::publish::{Facts, Publish, qos};
 use crate::connection::{MqttConnection, TicketKind};
 use crate::parked::received_key;
@@ -286,7 +286,8 @@ impl MqttConnection {
             put_field(&mut text, id::REASON_STRING, refusal.text.as_bytes());
         }
         let mut ack = Ack::new(kind, id, reason::of_publish(refusal));
-        if text.len() + 16 <= self.packet_max as usize {
+        // Identifier and reason.
+        if fits(&text, 3, self.packet_max) {
             ack.properties = Properties::trusted(&text);
         }
         ack.encode(self.version, host.wire());

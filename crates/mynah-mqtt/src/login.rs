@@ -18,7 +18,7 @@ use crate::alias::Aliases;
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::connect::{ConnAck, Connect, WillFields};
 use crate::codec::primitive::VARINT_MAX;
-use crate::codec::property::{Properties, Value, id, put_field, put_flag, put_four, put_two};
+use crate::codec::property::{Properties, Value, fits, id, put_field, put_flag, put_four, put_two};
 use crate::codec::publish::qos;
 use crate::connection::{MqttConnection, State, TicketKind};
 use crate::enhanced::{Enhanced, METHOD, method_and_data, put_method};
@@ -349,8 +349,12 @@ impl MqttConnection {
                 put_field(&mut text, id::SERVER_REFERENCE, redirect.server.as_bytes());
             }
             put_field(&mut text, id::REASON_STRING, fault.text.as_bytes());
-            let fits = text.len() + 16 <= self.packet_max as usize;
-            let properties = if fits { Properties::trusted(&text) } else { Properties::default() };
+            // Flags and code.
+            let properties = if fits(&text, 2, self.packet_max) {
+                Properties::trusted(&text)
+            } else {
+                Properties::default()
+            };
             ConnAck { session_present: false, code: fault.reason.0, properties }.encode(version, host.wire());
         } else if let Some(code) = fault.reason.return_code_v3() {
             let properties = Properties::default();

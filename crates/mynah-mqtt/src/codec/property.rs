@@ -111,6 +111,14 @@ impl Allowed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Properties<'a>(&'a [u8]);
 
+/// Whether a packet of these properties and `other` more bytes behind its fixed header is one that a peer with this maximum
+/// packet size takes [MQTT-3.1.2-24].
+#[must_use]
+pub fn fits(properties: &[u8], other: usize, packet_max: u32) -> bool {
+    let body = other + varint_len(properties.len()) + properties.len();
+    1 + varint_len(body) + body <= packet_max as usize
+}
+
 impl<'a> Properties<'a> {
     /// Reads the length and the properties.
     ///

@@ -348,7 +348,7 @@ fn deliveries_before_connack_wait_for_it() {
 
 #[test]
 fn topic_aliases_are_used_as_far_as_the_receiver_takes_them() {
-    // [MQTT-3.1.2-26, MQTT-3.1.2-27]
+    // [MQTT-3.1.2-26, MQTT-3.1.2-27, MQTT-3.3.2-11]
     let mut pair = Pair::open_with(Version::V5, MqttConfig::default(), &[0x22, 0, 1]);
     pair.host.take_wire();
     pair.send("82 09 00 01 02 0b 05 00 01 23 01");
