@@ -150,6 +150,21 @@ def small_disk(tmp_path):
         time.sleep(0.1)
 
 
+def test_a_read_only_directory(own_broker, small_disk):
+    broker = own_broker({"data_dir": str(small_disk / "data"), "store": {"free_bytes_min": "16MiB"}})
+    filled(broker, 20)
+    broker.stop()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    try:
+        said = serve(broker)
+        assert str(small_disk / "data") in said and "read-only" in said.lower(), said
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    broker.run()
+    assert len(content(broker)) == 20
+    broker.stop()
+
+
 def test_disk_full(own_broker, small_disk):
     broker = own_broker({"data_dir": str(small_disk / "data"), "store": {"free_bytes_min": "16MiB"}})
     client = connect("amqp091", broker)

@@ -66,6 +66,7 @@ fn store_gauges(broker: &Broker, registry: &Registry) -> Result<(), prometheus::
     counter("mynah_store_syncs_total", "Syncs of the journal.", status.syncs)?;
     counter("mynah_store_sync_micros_total", "Microseconds spent in syncs.", status.sync_micros)?;
     counter("mynah_store_write_errors_total", "Writes and syncs that failed.", status.write_errors)?;
+    counter("mynah_store_read_errors_total", "Pages that could not be read.", status.read_errors)?;
     counter("mynah_store_page_reads_total", "Pages read back.", status.page_reads)?;
     counter("mynah_store_page_writes_total", "Pages written.", status.page_writes)?;
     let (full, failed) = match shared.engine.log.condition() {

@@ -39,7 +39,9 @@ pub(crate) fn run(config: &Config, ready: impl FnOnce(&Config, &Opened)) -> anyh
         .context("cannot start the worker threads")?;
     let all = protocols::all(config);
     let formats = Formats::new(all.iter().flat_map(|(_, protocol)| protocol.formats()).collect());
-    let store = Store::open(store_options(config), formats.clone()).context("cannot open the store")?;
+    let options = store_options(config);
+    let store = Store::open(options.clone(), formats.clone())
+        .with_context(|| format!("cannot open the store in {} (data_dir)", options.dir.display()))?;
     let kept = Kept { engine: store.engine(), formats };
     let done = runtime.block_on(serve(config, &all, kept, ready));
     // Password hashing runs on threads that nothing interrupts; it is over in a moment.

@@ -76,6 +76,7 @@ pub(crate) struct Counters {
     pub(crate) syncs: AtomicU64,
     pub(crate) sync_micros: AtomicU64,
     pub(crate) write_errors: AtomicU64,
+    pub(crate) read_errors: AtomicU64,
     pub(crate) page_reads: AtomicU64,
     pub(crate) page_writes: AtomicU64,
     pub(crate) pages: AtomicU64,
@@ -306,7 +307,9 @@ impl Log for Inner {
     }
 
     fn read_page(&self, queue: QueueNumber, extent: Extent) -> io::Result<Vec<StoredEntry>> {
-        self.read_page_file(queue, extent)
+        self.read_page_file(queue, extent).inspect_err(|_| {
+            self.counters.read_errors.fetch_add(1, Ordering::Relaxed);
+        })
     }
 
     fn oldest_wanted(&self) -> Option<Extent> {
@@ -334,8 +337,17 @@ impl Log for Inner {
 
     fn status(&self) -> LogStatus {
         let files = self.tail.lock().files.len() as u64;
-        let Counters { appended, groups, syncs, sync_micros, write_errors, page_reads, page_writes, pages } =
-            &self.counters;
+        let Counters {
+            appended,
+            groups,
+            syncs,
+            sync_micros,
+            write_errors,
+            read_errors,
+            page_reads,
+            page_writes,
+            pages,
+        } = &self.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LogStatus {
             journal_files: files,
@@ -355,6 +367,7 @@ impl Log for Inner {
             syncs: get(syncs),
             sync_micros: get(sync_micros),
             write_errors: get(write_errors),
+            read_errors: get(read_errors),
             page_reads: get(page_reads),
             page_writes: get(page_writes),
         }

@@ -239,6 +239,7 @@ pub struct LogStatus {
     /// Time spent in syncs, all together.
     pub sync_micros: u64,
     pub write_errors: u64,
+    pub read_errors: u64,
     pub page_reads: u64,
     pub page_writes: u64,
 }
