@@ -156,7 +156,7 @@ impl Broker {
     }
 
     pub(crate) fn unregister(&self, info: &ConnectionInfo) {
-        if self.connections.remove(&info.number).is_some() {
+        if self.connections.remove(&info.number()).is_some() {
             info.counters.connections.dec();
         }
     }

@@ -11,7 +11,6 @@ use crate::metrics::ProtocolCounters;
 
 #[derive(Debug)]
 pub struct ConnectionInfo {
-    pub number: u64,
     pub peer: Arc<Peer>,
     pub since: Instant,
     pub inbox: Arc<Inbox>,
@@ -40,7 +39,6 @@ impl ConnectionInfo {
         since: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
-            number: peer.connection,
             peer,
             since,
             inbox,
@@ -50,6 +48,11 @@ impl ConnectionInfo {
             about: OnceLock::new(),
             user: OnceLock::new(),
         })
+    }
+
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.peer.connection
     }
 
     #[must_use]

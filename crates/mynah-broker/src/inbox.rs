@@ -28,7 +28,7 @@ use crate::rules::Identity;
 #[derive(Debug)]
 pub struct Inbox {
     connection: u64,
-    bytes_max: usize,
+    bytes_max: u32,
     /// Whose it is; set if there are rules about that.
     reader: OnceLock<Arc<Identity>>,
     state: Mutex<State>,
@@ -43,10 +43,11 @@ struct State {
     run: Run,
     deliveries: Vec<Delivery>,
     rare: Option<Box<Rare>>,
-    high_since: Option<Instant>,
     /// Counts how often those who waited for room were woken.
     round: u64,
     scheduled: bool,
+    /// It is over its mark, since when its rare part knows.
+    high: bool,
     slow: bool,
     closed: bool,
 }
@@ -56,6 +57,7 @@ struct Rare {
     replies: Vec<(Ticket, Reply)>,
     notices: Vec<Notice>,
     paused: Vec<Weak<Inbox>>,
+    high_since: Option<Instant>,
 }
 
 /// What a push did.
@@ -98,7 +100,7 @@ impl Inbox {
     pub fn new(connection: u64, bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
             connection,
-            bytes_max,
+            bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
             reader: OnceLock::new(),
             state: Mutex::default(),
             waker: OnceLock::new(),
@@ -140,7 +142,8 @@ impl Inbox {
         }
         let held = state.run.bytes.len();
         // A reading receiver loses nothing: publishers that do not know yet that they are to pause may go over the bound.
-        let bound = if state.slow { self.bytes_max } else { self.bytes_max.saturating_mul(INBOX_OVERSHOOT) };
+        let bytes_max = usize::try_from(self.bytes_max).unwrap_or(usize::MAX);
+        let bound = if state.slow { bytes_max } else { bytes_max.saturating_mul(INBOX_OVERSHOOT) };
         if held + run.bytes.len() > bound && held > 0 {
             return Pushed { dropped: run.frames, ..Pushed::default() };
         }
@@ -252,12 +255,12 @@ impl Inbox {
         if let Some(rare) = state.rare.as_deref_mut() {
             taken.replies.append(&mut rare.replies);
             taken.notices.append(&mut rare.notices);
-            if rare.paused.is_empty() {
+            if rare.paused.is_empty() && rare.high_since.is_none() {
                 state.rare = None;
             }
         }
-        if state.high_since.is_some() && state.is_low() {
-            state.high_since = None;
+        if state.high && state.is_low() {
+            state.high = false;
             state.slow = false;
             state.round += 1;
             if let Some(rare) = state.rare.take() {
@@ -276,7 +279,9 @@ impl Inbox {
     #[must_use]
     pub fn patience_ends(&self) -> Option<Instant> {
         let state = self.state.lock();
-        state.high_since.filter(|_| !state.slow).and_then(|since| since.checked_add(INBOX_PATIENCE))
+        let since =
+            state.rare.as_ref().and_then(|rare| rare.high_since).filter(|_| state.high && !state.slow)?;
+        since.checked_add(INBOX_PATIENCE)
     }
 
     /// The patience has ended: from now on nobody waits for this receiver. Answers whom to wake.
@@ -295,7 +300,7 @@ impl Inbox {
     /// end of a round, and who then finds the inbox full again registers again.
     pub fn wait_for_room(&self, publisher: &Arc<Self>, registered: &mut Option<u64>) -> bool {
         let mut state = self.state.lock();
-        if state.high_since.is_none() || state.slow || state.closed {
+        if !state.high || state.slow || state.closed {
             return false;
         }
         if *registered != Some(state.round) {
@@ -356,9 +361,9 @@ impl State {
     /// What the publisher is told. A receiver that waits for its socket has not taken what it was scheduled for; when the
     /// inbox reaches its mark it is woken all the same, as it has to watch how long that lasts.
     fn pressed(&mut self, now: Instant) -> Pushed {
-        let was_high = self.high_since.is_some();
+        let was_high = self.high;
         let pause = self.pressure(now);
-        let rose = !was_high && self.high_since.is_some();
+        let rose = !was_high && self.high;
         Pushed { wake: self.schedule() || rose, pause, dropped: 0 }
     }
 
@@ -367,7 +372,9 @@ impl State {
         if self.run.bytes.len() < INBOX_BYTES_HIGH && self.deliveries.len() < INBOX_DELIVERIES_HIGH {
             return false;
         }
-        self.high_since.get_or_insert(now);
+        if !std::mem::replace(&mut self.high, true) {
+            self.rare.get_or_insert_default().high_since = Some(now);
+        }
         !self.slow
     }
 

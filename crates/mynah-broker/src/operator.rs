@@ -138,7 +138,7 @@ impl Broker {
             .map(|info| {
                 let about = info.about();
                 ConnectionView {
-                    number: info.number,
+                    number: info.number(),
                     peer: info.peer.address,
                     listener: Arc::clone(&info.peer.listener),
                     protocol: info.counters.protocol,

@@ -154,7 +154,7 @@ impl Broker {
         }
         let of = |user: Option<&Arc<str>>| user.is_some_and(|user| **user == *name);
         let theirs: Vec<u64> =
-            self.connections.iter().filter(|info| of(info.user())).map(|info| info.number).collect();
+            self.connections.iter().filter(|info| of(info.user())).map(|info| info.number()).collect();
         for connection in theirs {
             let _ = self.kick(connection, format!("user '{name}' was deleted"));
         }

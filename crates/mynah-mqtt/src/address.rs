@@ -28,6 +28,12 @@ const DELAYED: &str = "$delayed/";
 pub(crate) const RESPONSE: &str = "$response/";
 const SYS: &str = "$SYS";
 
+/// Whether a valid topic is its own address where no mount point is: no `$` address, no escape, and there is one.
+#[inline]
+pub(crate) fn is_plain(topic: &str) -> bool {
+    !matches!(topic.as_bytes().first(), None | Some(b'$' | b'#')) && !has_percent(topic.as_bytes())
+}
+
 /// Where a PUBLISH goes. The topic is valid and not empty.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use crate::codec::control::Disconnect;
 use crate::codec::property::{Properties, Value, fits, id, put_field};
 use crate::codec::{Frame, Packet, kind, split_frame};
 use crate::enhanced::Enhanced;
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, Seen};
 use crate::login::{Login, capped, expiry_of};
 use crate::outbound::Outbound;
 use crate::parked::Parked;
@@ -186,6 +186,7 @@ impl MqttConnection {
     ) -> Result<Option<&'a [u8]>, Violation> {
         let bytes_max = self.config.packet_bytes_max;
         let before = rest.len();
+        let mut seen = Seen::default();
         let waits = loop {
             if self.is_blocked() {
                 break true;
@@ -196,7 +197,7 @@ impl MqttConnection {
                     if self.config.tolerant {
                         frame.first = tolerant::header(frame.first);
                     }
-                    self.on_packet(now, &frame, host)
+                    self.on_packet(now, &frame, &mut seen, host)
                 }
                 Ok(None) => break true,
                 Err(fault) => Err(fault),
@@ -223,9 +224,15 @@ impl MqttConnection {
     }
 
     #[inline]
-    fn on_packet(&mut self, now: Instant, frame: &Frame<'_>, host: &mut dyn Host) -> Result<(), Fault> {
+    fn on_packet<'a>(
+        &mut self,
+        now: Instant,
+        frame: &Frame<'a>,
+        seen: &mut Seen<'a>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
         match (frame.first >> 4, frame.body) {
-            (kind::PUBLISH, body) => self.on_publish(frame.first, body, host),
+            (kind::PUBLISH, body) => self.on_publish(frame.first, body, seen, host),
             // The plain form of the usual acknowledgement.
             (kind::PUBACK, [high, low]) if frame.first & 0x0f == 0 && (*high | *low) != 0 => {
                 let id = u16::from_be_bytes([*high, *low]);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use mynah_core::protocol::{Host, Refusal, Reply, Safe, Ticket};
 use mynah_core::{AddressRef, ContentRef, Guarantee, Header, PublishRef, Retain};
 
-use crate::address::{address_of, delayed, mounted, unescaped};
+use crate::address::{self, address_of, delayed, mounted, unescaped};
 use crate::codec::ack::{Ack, AckKind};
 use crate::codec::property::{Properties, fits, id, put_field};
 use crate::codec::publish::{Facts, Publish, qos};
@@ -115,21 +115,34 @@ enum Receipt {
     Repeated,
 }
 
+/// The last topic of what is being read: who publishes to one topic again and again has it looked at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen<'a> {
+    topic: &'a str,
+    /// It is its own address.
+    plain: bool,
+}
+
 impl MqttConnection {
     #[inline]
-    pub(crate) fn on_publish(&mut self, first: u8, body: &[u8], host: &mut dyn Host) -> Result<(), Fault> {
-        let mut publish = Publish::decode(first, body, self.version)?;
+    pub(crate) fn on_publish<'a>(
+        &mut self,
+        first: u8,
+        body: &'a [u8],
+        seen: &mut Seen<'a>,
+        host: &mut dyn Host,
+    ) -> Result<(), Fault> {
+        let mut publish = Publish::decode_after(seen.topic, first, body, self.version)?;
         if self.config.is_restricted {
             self.restrict(&mut publish)?;
         }
-        if publish.properties.is_empty() && publish.guarantee == Guarantee::AtMostOnce {
+        if !std::ptr::eq(publish.topic, seen.topic) {
+            let plain = self.config.mount_point.is_empty() && address::is_plain(publish.topic);
+            *seen = Seen { topic: publish.topic, plain };
+        }
+        if seen.plain && publish.properties.is_empty() && publish.guarantee == Guarantee::AtMostOnce {
             // The shortest way; what it cannot do ends up below.
-            let Ok((topic, delay_ms)) = delayed(publish.topic) else { return Ok(()) };
-            let topic = mounted(&self.config.mount_point, unescaped(topic));
-            if let Ok(address) = address_of(&topic) {
-                let published = borrowed(&publish, &Facts::default(), address);
-                host.publish(None, &PublishRef { delay_ms, ..published });
-            }
+            host.publish(None, &borrowed(&publish, &Facts::default(), AddressRef::Topic(publish.topic)));
             return Ok(());
         }
         let facts = publish.facts();

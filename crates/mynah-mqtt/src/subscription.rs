@@ -30,7 +30,7 @@ const EXCHANGE: &str = "$exchange/";
 const FEW: usize = 16;
 
 /// Bytes of all filters of one connection.
-const FILTER_BYTES_MAX: usize = 16 << 20;
+const FILTER_BYTES_MAX: u32 = 16 << 20;
 
 /// SUBSCRIBE and UNSUBSCRIBE packets waiting for the broker before reading stops.
 const PENDING_MAX: usize = 64;
@@ -53,10 +53,10 @@ pub(crate) struct Subscriptions {
     /// The consumer number given out last.
     last_consumer: u32,
     last_sequence: u32,
-    pending: Vec<Pending>,
+    unanswered: Option<Box<Unanswered>>,
     own: Option<Box<Own>>,
     /// Of all filters.
-    bytes: usize,
+    bytes: u32,
 }
 
 /// A consumer whose deliveries do not say by which subscription they came: a member of a group, a consumer of a queue,
@@ -79,6 +79,12 @@ struct Many {
     by_filter: HashMap<Box<str>, Subscription>,
 }
 
+/// Not there while there are none: most of the time.
+#[derive(Debug, Default)]
+struct Unanswered {
+    packets: Vec<Pending>,
+}
+
 /// A SUBSCRIBE or UNSUBSCRIBE that the broker has not fully answered.
 #[derive(Debug)]
 struct Pending {
@@ -90,6 +96,11 @@ struct Pending {
     codes: Vec<u8>,
     /// Filters that were new, by place in the packet; they are forgotten if they are refused.
     made: Vec<Option<Box<str>>>,
+}
+
+/// A filter has less than 64 KiB.
+fn len32(filter: &str) -> u32 {
+    u32::try_from(filter.len()).unwrap_or(u32::MAX)
 }
 
 impl Subscriptions {
@@ -104,7 +115,7 @@ impl Subscriptions {
 
     fn insert(&mut self, filter: &str, subscription: Subscription) {
         if self.get(filter).is_none() {
-            self.bytes += filter.len();
+            self.bytes += len32(filter);
         }
         if self.few.is_empty() {
             // Most clients have one subscription; a vector would start with room for four.
@@ -130,7 +141,7 @@ impl Subscriptions {
             let at = self.few.iter().position(|(known, _)| &**known == filter)?;
             self.few.swap_remove(at).1
         };
-        self.bytes = self.bytes.saturating_sub(filter.len());
+        self.bytes = self.bytes.saturating_sub(len32(filter));
         if let Some(own) = &mut self.own {
             own.by_number.remove(&removed.consumer);
         }
@@ -156,7 +167,7 @@ impl Subscriptions {
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
-        self.pending.len() >= PENDING_MAX
+        self.unanswered.as_ref().is_some_and(|unanswered| unanswered.packets.len() >= PENDING_MAX)
     }
 
     pub(crate) fn kept(&self) -> Vec<Kept> {
@@ -263,7 +274,7 @@ impl MqttConnection {
             }
         };
         let full = self.subscriptions.len() >= self.config.subscriptions_max
-            || self.subscriptions.bytes + filter.len() > FILTER_BYTES_MAX;
+            || self.subscriptions.bytes + len32(filter) > FILTER_BYTES_MAX;
         if known.is_none() && full {
             refuse(Reason::QUOTA_EXCEEDED);
             return Ok(());
@@ -404,7 +415,7 @@ impl MqttConnection {
     /// Answers at once if nothing is left to wait for.
     fn finish(&mut self, pending: Pending, host: &mut dyn Host) {
         if pending.waiting > 0 {
-            self.subscriptions.pending.push(pending);
+            self.subscriptions.unanswered.get_or_insert_default().packets.push(pending);
             return;
         }
         let (id, properties) = (pending.id, Properties::default());
@@ -418,7 +429,8 @@ impl MqttConnection {
     /// The broker's answer for one filter.
     pub(crate) fn on_subscribed(&mut self, number: u64, reply: &Reply, host: &mut dyn Host) {
         let (sequence, place) = (number >> 16, usize::from(low_16(number)));
-        let list = &mut self.subscriptions.pending;
+        let Some(unanswered) = &mut self.subscriptions.unanswered else { return };
+        let list = &mut unanswered.packets;
         let Some(at) = list.iter().position(|pending| u64::from(pending.sequence) == sequence) else {
             return;
         };
@@ -442,15 +454,15 @@ impl MqttConnection {
         }
         let made = pending.made.get_mut(place).and_then(Option::take);
         let done = pending.waiting == 0;
+        let finished = done.then(|| unanswered.packets.remove(at));
+        if unanswered.packets.is_empty() {
+            // An idle connection keeps no room for what it may never do again.
+            self.subscriptions.unanswered = None;
+        }
         if let (Reply::Refused(_), Some(filter)) = (reply, made) {
             self.subscriptions.remove(&filter);
         }
-        if done {
-            let pending = self.subscriptions.pending.remove(at);
-            if self.subscriptions.pending.is_empty() {
-                // An idle connection keeps no room for what it may never do again.
-                self.subscriptions.pending = Vec::new();
-            }
+        if let Some(pending) = finished {
             self.finish(pending, host);
         }
     }

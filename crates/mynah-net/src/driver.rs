@@ -199,7 +199,7 @@ impl<T: Transport> Driver<T> {
             // It has been connecting since then.
             let connection = protocol.accept(&self.peer, *since);
             let host = ConnectionHost::new(&self.shared.broker, &self.peer, counters, now);
-            host.inbox.set_waker(cx.waker());
+            host.info.inbox.set_waker(cx.waker());
             counters.received_bytes.inc_by(received.len() as u64);
             debug!(conn = self.peer.connection, peer = %self.peer.address, proto = protocol.name(), "connected");
             let rest = Some(Box::new(std::mem::take(received)));
@@ -281,7 +281,7 @@ impl<T: Transport> Driver<T> {
     fn note_violation(&mut self, violation: &Violation) {
         let Stage::Speaking(speaking) = &mut self.stage else { return };
         speaking.host.info.counters.violations.inc();
-        speaking.host.closing.get_or_insert(Farewell::Abrupt { expiry: None });
+        speaking.host.closing.get_or_insert_with(abruptly);
         info!(
             conn = self.peer.connection,
             peer = %self.peer.address,
@@ -342,8 +342,8 @@ impl<T: Transport> Driver<T> {
         let Stage::Speaking(speaking) = &mut self.stage else { return Ok(false) };
         let Speaking { connection, host, show_again, .. } = &mut **speaking;
         let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
-        if host.inbox.patience_ends().is_some_and(|at| at <= now) {
-            resume(host.inbox.give_up_waiting());
+        if host.info.inbox.patience_ends().is_some_and(|at| at <= now) {
+            resume(host.info.inbox.give_up_waiting());
         }
         let mut active = false;
         if host.closing.is_none() && connection.deadline().is_some_and(|at| at <= now) {
@@ -356,19 +356,19 @@ impl<T: Transport> Driver<T> {
         }
         if host.closing.is_some() {
             // All is said. Nothing may follow a farewell, and nobody has to wait for who takes nothing any more.
-            resume(host.inbox.give_up_waiting());
+            resume(host.info.inbox.give_up_waiting());
             return Ok(active);
         }
         if self.write_blocked || host.wire.len() > WIRE_BYTES_HIGH {
-            if host.inbox.is_unwanted() {
+            if host.info.inbox.is_unwanted() {
                 // It cannot be told to go; somebody waits for its place.
-                host.closing = Some(Farewell::Abrupt { expiry: None });
+                host.closing = Some(abruptly());
                 speaking.closing_since = now.checked_sub(FAREWELL).map(Box::new);
             }
             return Ok(active);
         }
         let taken = &mut scratch.taken;
-        host.inbox.take(connection.marked_credit(), taken);
+        host.info.inbox.take(connection.marked_credit(), taken);
         resume(taken.resumed.drain(..));
         if taken.is_empty() && !host.can_replay() {
             pool::give_run(std::mem::take(&mut taken.run));
@@ -394,7 +394,7 @@ impl<T: Transport> Driver<T> {
     fn handle_again(&mut self, scratch: &mut Scratch, now: Instant) -> Result<(), Violation> {
         let Stage::Speaking(speaking) = &mut self.stage else { return Ok(()) };
         let Speaking { connection, host, rest, .. } = &mut **speaking;
-        let (None, Some(mut rest)) = (host.closing, rest.take()) else { return Ok(()) };
+        let (None, Some(mut rest)) = (&host.closing, rest.take()) else { return Ok(()) };
         let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
         let used = handle_bytes(connection.as_mut(), host, batch, now, &rest)?;
         rest.advance(used);
@@ -501,7 +501,7 @@ impl<T: Transport> Driver<T> {
                     Some(since) => Some(**since + FAREWELL),
                     None => speaking.connection.deadline(),
                 };
-                [own, speaking.host.inbox.patience_ends()].into_iter().flatten().min()
+                [own, speaking.host.info.inbox.patience_ends()].into_iter().flatten().min()
             }
             Stage::Done => None,
         };
@@ -551,4 +551,8 @@ impl<T> Drop for Driver<T> {
             end(host, &mut batch, now);
         }
     }
+}
+
+fn abruptly() -> Box<Farewell> {
+    Box::new(Farewell::Abrupt { expiry: None })
 }

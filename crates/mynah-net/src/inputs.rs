@@ -112,7 +112,7 @@ pub(crate) fn say_lost(
 
 /// The broker forgets the connection, and who waits for it goes on.
 pub(crate) fn end(host: &mut ConnectionHost, batch: &mut Batch, now: Instant) {
-    resume(host.inbox.give_up_waiting());
+    resume(host.info.inbox.give_up_waiting());
     let mut turn = host.turn(batch, now);
     turn.leave();
     turn.finish();

@@ -107,7 +107,7 @@ impl Turn<'_> {
     }
 
     fn key(&self, consumer: ConsumerId) -> ConsumerKey {
-        ConsumerKey { connection: self.host.inbox.connection(), consumer }
+        ConsumerKey { connection: self.host.info.inbox.connection(), consumer }
     }
 
     pub(super) fn attach_consumer(&mut self, id: ConsumerId, source: &Source<'_>) -> Result<Reply, Refusal> {
@@ -186,7 +186,7 @@ impl Turn<'_> {
         self.may_consume(filter)?;
         let direct = source.settled && source.credit == CreditMode::Socket;
         let host = Arc::clone(&self.host.host);
-        let no_local = source.no_local.then(|| self.host.inbox.connection());
+        let no_local = source.no_local.then(|| self.host.info.inbox.connection());
         let (queue, bound) = match holder {
             Holder::Connection if direct => return Ok(Some(self.attach_direct(id, source, filter))),
             Holder::Session => return self.attach_session(id, source, filter).map(Some),
@@ -209,7 +209,7 @@ impl Turn<'_> {
         if bound == Bound::Gone {
             return Ok(None);
         }
-        if self.host.inbox.reader().is_some_and(|reader| queue.set_reader(&reader)) {
+        if self.host.info.inbox.reader().is_some_and(|reader| queue.set_reader(&reader)) {
             host.routes.invalidate();
         }
         let durable = holder != Holder::Connection;
@@ -225,7 +225,7 @@ impl Turn<'_> {
     fn temporary_queue(&self, source: &Source<'_>) -> Arc<QueueHandle> {
         let host = &self.host.host;
         let name = host.generated_name("amq.gen-");
-        let owner = Some(self.host.inbox.connection());
+        let owner = Some(self.host.info.inbox.connection());
         let spec = QueueSpec {
             exclusive: true,
             auto_delete: true,
@@ -258,7 +258,7 @@ impl Turn<'_> {
         };
         let used = queue.lock().machine.last_tag() > host.shared.first_tag();
         if source.no_local {
-            queue.leave_out(self.host.inbox.connection());
+            queue.leave_out(self.host.info.inbox.connection());
         }
         match host.rebind_exchange(exchange, &queue, key) {
             Ok(changed) => {
@@ -285,7 +285,7 @@ impl Turn<'_> {
         queue: Arc<QueueHandle>,
         durable: bool,
     ) -> Result<Option<Attached>, Refusal> {
-        let me = self.host.inbox.connection();
+        let me = self.host.info.inbox.connection();
         let terms = ConsumerTerms {
             settled: source.settled,
             credit: source.credit,
@@ -297,7 +297,7 @@ impl Turn<'_> {
                 .then_some(me),
         };
         let replaced = self.make_way(id, &queue);
-        let (key, inbox) = (self.key(id), Arc::clone(&self.host.inbox));
+        let (key, inbox) = (self.key(id), Arc::clone(&self.host.info.inbox));
         let attached =
             queue.attach(self.now, key, &inbox, terms, &mut self.batch.touched, &mut self.batch.effects);
         self.batch.collect(&queue);
@@ -345,7 +345,7 @@ impl Turn<'_> {
             _ => (None, self.detach_consumer(id, End { forget: false, keep_unsettled: false })),
         };
         let wire = source.wire.as_ref().map(shared_wire);
-        host.subscribe_direct(&self.host.inbox, id, old.as_ref(), filter, wire, source.no_local);
+        host.subscribe_direct(&self.host.info.inbox, id, old.as_ref(), filter, wire, source.no_local);
         self.insert_consumer(id, Consumer::Direct { filter: KeptFilter::new(filter) });
         if wants_retained(source.retained, !replaced) {
             self.send_retained(id, filter, Receiver::Inbox(source.wire.clone().map(Arc::new)));
@@ -378,7 +378,7 @@ impl Turn<'_> {
         let queue = Arc::clone(&session.queue);
         let old = session.subscriptions.insert(id, subscription.clone());
         // The client stays locked, or its session could end before it is subscribed.
-        self.host.host.subscribe_session(&queue, &self.host.inbox, id, old.as_ref(), &subscription);
+        self.host.host.subscribe_session(&queue, &self.host.info.inbox, id, old.as_ref(), &subscription);
         drop(state);
         self.insert_consumer(id, Consumer::Session);
         if wants_retained(source.retained, old.is_none()) {
@@ -456,7 +456,9 @@ impl Turn<'_> {
         };
         let host = Arc::clone(&self.host.host);
         match consumer {
-            Consumer::Direct { filter } => host.unsubscribe_direct(&self.host.inbox, id, &filter.filter()),
+            Consumer::Direct { filter } => {
+                host.unsubscribe_direct(&self.host.info.inbox, id, &filter.filter())
+            }
             Consumer::Session => {
                 self.forget_session_subscription(id);
             }
@@ -497,7 +499,7 @@ impl Turn<'_> {
         self.batch.collect(&from.queue);
         if !keep_unsettled {
             // It has gone back, and the number may be given to another consumer before the inbox is looked at.
-            self.host.inbox.forget(id);
+            self.host.info.inbox.forget(id);
         }
         let ends = match from.queue.kind {
             QueueKind::Temporary | QueueKind::Shared => true,
@@ -554,7 +556,7 @@ impl Turn<'_> {
         let Some(session) = state.session.as_deref_mut() else { return false };
         let old = session.subscriptions.remove(&id);
         if let Some(old) = &old {
-            self.host.host.unsubscribe_session(&session.queue, &self.host.inbox, id, old);
+            self.host.host.unsubscribe_session(&session.queue, &self.host.info.inbox, id, old);
         }
         old.is_some()
     }

@@ -78,7 +78,7 @@ impl Turn<'_> {
                 format!("queue '{}' belongs to subscriptions and is not to be used by its name", queue.name);
             return Err(Refusal::new(RefusalKind::Forbidden, text));
         }
-        if queue.owner.is_none_or(|owner| owner == self.host.inbox.connection()) {
+        if queue.owner.is_none_or(|owner| owner == self.host.info.inbox.connection()) {
             return Ok(());
         }
         let text = format!(
@@ -108,7 +108,7 @@ impl Turn<'_> {
             );
             return Err(Refusal::new(RefusalKind::Forbidden, text));
         }
-        let me = self.host.inbox.connection();
+        let me = self.host.info.inbox.connection();
         let owner = spec.exclusive.then_some(me);
         let (queue, made) = match known {
             Some(queue) => (queue, false),
@@ -131,7 +131,7 @@ impl Turn<'_> {
     /// Remembers a queue to be deleted with this connection, and forgets those that are gone already.
     fn note_exclusive(&mut self, name: &Arc<str>) {
         let host = Arc::clone(&self.host.host);
-        let me = Some(self.host.inbox.connection());
+        let me = Some(self.host.info.inbox.connection());
         let exclusive = &mut self.host.rare().exclusive;
         if exclusive.len() >= 16 && exclusive.len().is_power_of_two() {
             exclusive.retain(|name| host.queue(name).is_some_and(|queue| queue.owner == me));

@@ -67,7 +67,7 @@ impl ConnectionHost {
                 }
                 return Ok(from);
             }
-            let inbox = Arc::clone(&self.inbox);
+            let inbox = Arc::clone(&self.info.inbox);
             let waiter: Arc<dyn Waiter> = inbox;
             match log.wait(lsn, &waiter) {
                 Wait::Done => {}
@@ -96,7 +96,7 @@ impl ConnectionHost {
         if log.backlog() <= LOG_BACKLOG_BYTES_MAX || log.durable() >= held.last {
             return false;
         }
-        let inbox = Arc::clone(&self.inbox);
+        let inbox = Arc::clone(&self.info.inbox);
         let waiter: Arc<dyn Waiter> = inbox;
         log.wait(held.last, &waiter) == Wait::Registered
     }

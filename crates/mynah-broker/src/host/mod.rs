@@ -17,8 +17,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use mynah_core::protocol::{
-    Change, Credentials, End, Farewell, Host, Peer, Refusal, RefusalKind, Reply, Safe, SessionSpec,
-    SessionTerms, Source, Step, Ticket, Will,
+    Change, Credentials, End, Expiry, Farewell, Host, Peer, Refusal, RefusalKind, Reply, Safe, SessionSpec,
+    Source, Step, Ticket, Will,
 };
 use mynah_core::{Address, AddressRef, ConsumerId, DeliveryTag, Outcome, PublishRef, TransactionId};
 
@@ -47,16 +47,16 @@ use settle::Transaction;
 pub struct ConnectionHost {
     pub broker: Arc<Broker>,
     pub host: Arc<VirtualHost>,
-    pub inbox: Arc<Inbox>,
     pub info: Arc<ConnectionInfo>,
     /// Bytes for the peer.
     pub wire: BytesMut,
-    pub closing: Option<Farewell>,
+    pub closing: Option<Box<Farewell>>,
     last_route: Option<Arc<Route>>,
     /// Sorted by number.
     consumers: Vec<(ConsumerId, Consumer)>,
     client: Option<Arc<Client>>,
-    terms: Option<SessionTerms>,
+    /// Of its session.
+    expiry: Option<Expiry>,
     will: Option<Box<Will>>,
     rare: Option<Box<Rare>>,
     /// Set once the connection has done something durable.
@@ -104,19 +104,18 @@ impl ConnectionHost {
         now: Instant,
     ) -> Self {
         let inbox = Inbox::new(peer.connection, broker.shared.config.inbox_bytes_max);
-        let info = ConnectionInfo::new(Arc::clone(peer), Arc::clone(&inbox), Arc::clone(counters), now);
+        let info = ConnectionInfo::new(Arc::clone(peer), inbox, Arc::clone(counters), now);
         broker.register(peer, &info);
         Self {
             broker: Arc::clone(broker),
             host: Arc::clone(broker.default_host()),
-            inbox,
             info,
             wire: BytesMut::new(),
             closing: None,
             last_route: None,
             consumers: Vec::new(),
             client: None,
-            terms: None,
+            expiry: None,
             will: None,
             rare: None,
             held: None,
@@ -126,7 +125,7 @@ impl ConnectionHost {
 
     /// Begins a turn; [`Turn::finish`] must end it.
     pub fn turn<'a>(&'a mut self, batch: &'a mut Batch, now: Instant) -> Turn<'a> {
-        batch.begin(&self.inbox, &self.info.counters, self.last_route.take());
+        batch.begin(&self.info.inbox, &self.info.counters, self.last_route.take());
         let wire_start = self.wire.len();
         Turn { host: self, batch, now, wire_start }
     }
@@ -137,7 +136,7 @@ impl ConnectionHost {
             return true;
         }
         let Some(rare) = self.rare.as_deref_mut() else { return false };
-        let inbox = &self.inbox;
+        let inbox = &self.info.inbox;
         rare.gated.retain(|queue| queue.gate.wait(inbox));
         if !rare.gated.is_empty() {
             return true;
@@ -207,9 +206,22 @@ impl Turn<'_> {
     }
 
     /// Looks at the rules only if it is not where it published last.
+    #[inline]
     fn may_publish(&mut self, address: AddressRef<'_>) -> Result<(), Refusal> {
         let access = &self.host.broker.shared.access;
         let ruled = !access.rules.is_empty();
+        match address {
+            // Nobody else's, and nobody is asked.
+            AddressRef::Topic(topic) if !ruled && !topic.starts_with('$') => Ok(()),
+            AddressRef::Topic(_)
+            | AddressRef::Queue(_)
+            | AddressRef::Exchange { .. }
+            | AddressRef::Client(_) => self.is_allowed_to_publish(ruled, address),
+        }
+    }
+
+    fn is_allowed_to_publish(&mut self, ruled: bool, address: AddressRef<'_>) -> Result<(), Refusal> {
+        let access = &self.host.broker.shared.access;
         let known = self.host.rare.as_deref().and_then(|rare| rare.allowed.as_ref());
         if ruled && known.is_some_and(|known| known.as_ref() == address) {
             return Ok(());
@@ -339,6 +351,6 @@ impl Host for Turn<'_> {
     }
 
     fn close(&mut self, farewell: Farewell) {
-        self.host.closing = Some(farewell);
+        self.host.closing = Some(Box::new(farewell));
     }
 }

@@ -44,7 +44,7 @@ impl ConnectionHost {
     }
 
     fn has_room(&self, receiver: &Receiver) -> bool {
-        let (bytes, deliveries) = self.inbox.level();
+        let (bytes, deliveries) = self.info.inbox.level();
         let room = bytes < RETAINED_BYTES && deliveries < RETAINED_AT_ONCE;
         match receiver {
             Receiver::Inbox(_) => room,
@@ -67,7 +67,7 @@ impl Turn<'_> {
         let found = Arc::new(OnceLock::new());
         let replay = Replay { consumer: id, receiver, found: Arc::clone(&found), sent: 0 };
         self.host.rare().replays.push_back(replay);
-        let (filter, inbox, now) = (filter.clone(), Arc::clone(&self.host.inbox), self.now);
+        let (filter, inbox, now) = (filter.clone(), Arc::clone(&self.host.info.inbox), self.now);
         tokio::spawn(async move {
             // One after the other: a crowd of them must not take all cores from those who read sockets.
             let _turn = WALKS.acquire().await;
@@ -126,7 +126,7 @@ impl Turn<'_> {
     pub(super) fn keep_replays(&mut self) {
         let Some(rare) = self.host.rare.as_deref_mut() else { return };
         let replays = std::mem::take(&mut rare.replays);
-        if self.host.terms.is_none_or(|terms| terms.expiry == Expiry::AtEnd) {
+        if self.host.expiry.is_none_or(|expiry| expiry == Expiry::AtEnd) {
             return;
         }
         for replay in replays {
@@ -155,7 +155,7 @@ impl Turn<'_> {
                 }
             }
         }
-        let inbox = Arc::clone(&self.host.inbox);
+        let inbox = Arc::clone(&self.host.info.inbox);
         let mut wake = false;
         if run.frames > 0 {
             wake |= inbox.push_unbounded(&run).wake;

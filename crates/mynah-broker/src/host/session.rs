@@ -67,7 +67,7 @@ impl Turn<'_> {
         };
         let terms =
             SessionTerms { expiry: capped(terms.expiry, host.shared.config.session_expiry_max), ..terms };
-        self.host.terms = Some(terms);
+        self.host.expiry = Some(terms.expiry);
         loop {
             let client = host.client(&client_id);
             let mut state = client.lock();
@@ -78,12 +78,12 @@ impl Turn<'_> {
             self.host.client = Some(Arc::clone(&client));
             if state.online.is_some() || state.pending.is_some() {
                 let will = self.host.will.clone();
-                let pending = PendingOpen { inbox: Arc::clone(&self.host.inbox), ticket, terms, will };
+                let pending = PendingOpen { inbox: Arc::clone(&self.host.info.inbox), ticket, terms, will };
                 let mut wake = state.wait_for_turn(pending);
                 self.batch.touched.append(&mut wake);
                 return;
             }
-            let inbox = Arc::clone(&self.host.inbox);
+            let inbox = Arc::clone(&self.host.info.inbox);
             let (opened, will) = host.enter(self.batch, &client, &mut state, &inbox, terms, self.now);
             host.keep_session(&client.id, &state, self.host.will.as_deref());
             // The reply is handled in this turn, before the inbox is looked at.
@@ -106,7 +106,7 @@ impl Turn<'_> {
                 return Err(Refusal::new(RefusalKind::Forbidden, text));
             }
             let user = self.host.info.user().cloned().unwrap_or_else(|| ANONYMOUS.into());
-            self.host.inbox.set_reader(Arc::new(Identity { user, client: Arc::clone(client_id) }));
+            self.host.info.inbox.set_reader(Arc::new(Identity { user, client: Arc::clone(client_id) }));
         }
         match will {
             Some(will) => access.authorise(self.who(), Action::Publish, will.message.address.as_ref()),
@@ -124,7 +124,7 @@ impl Turn<'_> {
         let broker = Arc::clone(&self.host.broker);
         broker.unregister(&self.host.info);
         broker.client_event(&self.host.info, "disconnected", self.now);
-        let failed = !matches!(self.host.closing, Some(Farewell::Clean { .. }));
+        let failed = !matches!(self.host.closing.as_deref(), Some(Farewell::Clean { .. }));
         for (id, consumer) in std::mem::take(&mut self.host.consumers) {
             self.end_consumer(id, consumer, failed);
         }
@@ -134,20 +134,21 @@ impl Turn<'_> {
         }
         for name in rare.exclusive {
             let host = Arc::clone(&self.host.host);
-            let mine = host.queue(&name).filter(|queue| queue.owner == Some(self.host.inbox.connection()));
+            let mine =
+                host.queue(&name).filter(|queue| queue.owner == Some(self.host.info.inbox.connection()));
             if let Some(queue) = mine {
                 host.delete_queue(self.batch, &queue, self.now);
             }
         }
         self.leave_session(rare.parked);
-        let wake = self.host.inbox.close();
+        let wake = self.host.info.inbox.close();
         wake.iter().for_each(|publisher| publisher.nudge());
     }
 
     fn end_consumer(&mut self, id: ConsumerId, consumer: Consumer, failed: bool) {
         match consumer {
             Consumer::Direct { filter } => {
-                self.host.host.unsubscribe_direct(&self.host.inbox, id, &filter.filter());
+                self.host.host.unsubscribe_direct(&self.host.info.inbox, id, &filter.filter());
             }
             // The session goes on without the connection.
             Consumer::Session => {}
@@ -158,22 +159,22 @@ impl Turn<'_> {
     fn leave_session(&mut self, parked: Option<bytes::Bytes>) {
         let host = Arc::clone(&self.host.host);
         let will = self.host.will.take();
-        let (will, expiry) = match self.host.closing {
-            Some(Farewell::Clean { expiry }) => (None, expiry),
-            Some(Farewell::Abrupt { expiry }) => (will, expiry),
+        let (will, expiry) = match self.host.closing.as_deref() {
+            Some(Farewell::Clean { expiry }) => (None, *expiry),
+            Some(Farewell::Abrupt { expiry }) => (will, *expiry),
             None => (will, None),
         };
-        let (Some(client), Some(terms)) = (self.host.client.take(), self.host.terms) else {
+        let (Some(client), Some(agreed)) = (self.host.client.take(), self.host.expiry) else {
             host.send_wills(self.batch, will, self.now);
             return;
         };
-        let expiry = capped(expiry.unwrap_or(terms.expiry), host.shared.config.session_expiry_max);
+        let expiry = capped(expiry.unwrap_or(agreed), host.shared.config.session_expiry_max);
         let mut state = client.lock();
-        let online = state.online.as_ref().is_some_and(|inbox| Arc::ptr_eq(inbox, &self.host.inbox));
+        let online = state.online.as_ref().is_some_and(|inbox| Arc::ptr_eq(inbox, &self.host.info.inbox));
         if !online {
             // It never got its turn.
             state.pending =
-                state.pending.take().filter(|pending| !Arc::ptr_eq(&pending.inbox, &self.host.inbox));
+                state.pending.take().filter(|pending| !Arc::ptr_eq(&pending.inbox, &self.host.info.inbox));
             return;
         }
         state.online = None;
@@ -185,7 +186,7 @@ impl Turn<'_> {
             }
             session.expiry = expiry;
         }
-        host.session_left(self.batch, &mut state, &self.host.inbox, self.now);
+        host.session_left(self.batch, &mut state, &self.host.info.inbox, self.now);
         let ends_now = expiry == Expiry::AtEnd || state.session.is_none();
         if ends_now {
             host.end_session(self.batch, &mut state, self.now);

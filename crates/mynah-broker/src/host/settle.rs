@@ -76,7 +76,7 @@ impl Turn<'_> {
 
     fn settle_now(&mut self, consumer: ConsumerId, tags: &[DeliveryTag], outcome: &Outcome) {
         let Some(queue) = self.queue_of(consumer) else { return };
-        let key = ConsumerKey { connection: self.host.inbox.connection(), consumer };
+        let key = ConsumerKey { connection: self.host.info.inbox.connection(), consumer };
         queue.settle(self.now, key, tags, outcome, &mut self.batch.touched, &mut self.batch.effects);
         self.batch.collect(&queue);
         self.forget_settled(consumer, &queue);
@@ -100,7 +100,7 @@ impl Turn<'_> {
         let Some(rare) = self.host.rare.as_deref_mut().filter(|rare| !rare.lingering.is_empty()) else {
             return;
         };
-        let key = ConsumerKey { connection: self.host.inbox.connection(), consumer };
+        let key = ConsumerKey { connection: self.host.info.inbox.connection(), consumer };
         let of = |(id, from): &(ConsumerId, FromQueue)| *id == consumer && Arc::ptr_eq(&from.queue, queue);
         if rare.lingering.iter().any(of) && !queue.knows(key) {
             rare.lingering.retain(|entry| !of(entry));
@@ -196,7 +196,7 @@ impl Turn<'_> {
                 Staged::Publish { message } => publishes.push(self.to_publish(&host, &message, false)?),
                 Staged::Settle { consumer, tags, outcome } => {
                     let Some(queue) = self.queue_of(consumer) else { continue };
-                    let key = ConsumerKey { connection: self.host.inbox.connection(), consumer };
+                    let key = ConsumerKey { connection: self.host.info.inbox.connection(), consumer };
                     ended.push((consumer, Arc::clone(&queue)));
                     settles.push(ToSettle { queue, key, tags, outcome });
                 }

@@ -215,7 +215,7 @@ impl Client {
     pub(crate) fn sync(&mut self) {
         loop {
             let mut taken = Taken::default();
-            self.host.inbox.take(u32::MAX, &mut taken);
+            self.host.info.inbox.take(u32::MAX, &mut taken);
             if taken.is_empty() {
                 return;
             }
@@ -353,7 +353,7 @@ impl Client {
     }
 
     pub(crate) fn leave_in_place(&mut self, farewell: Option<Farewell>) {
-        self.host.closing = farewell;
+        self.host.closing = farewell.map(Box::new);
         let mut turn = self.host.turn(&mut self.batch, self.clock.now());
         turn.leave();
         turn.batch.replies.clear();

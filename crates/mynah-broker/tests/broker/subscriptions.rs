@@ -164,7 +164,7 @@ fn a_subscriber_may_leave_out_its_own_messages() {
     one.attach(1, Source { no_local: true, ..direct("a") });
     one.attach(2, Source { no_local: true, ..from_topic("a", Holder::Connection) });
     one.attach(3, Source { no_local: true, ..from_topic("a", Holder::Durable("d")) });
-    let name = one.host.info.number;
+    let name = one.host.info.number();
     one.publish(&PublishRef::new(topic("a"), b"mine"));
     other.publish(&PublishRef::new(topic("a"), b"yours"));
     assert_eq!(one.take_frames(), ["topic:a=yours"], "connection {name}");

@@ -40,15 +40,23 @@ pub struct Facts {
 impl<'a> Publish<'a> {
     /// # Errors
     /// Malformed or protocol error; 0x90 for a topic that is none.
-    #[inline]
     pub fn decode(first: u8, body: &'a [u8], version: Version) -> Result<Self, Fault> {
+        Self::decode_after("", first, body, version)
+    }
+
+    /// As [`Publish::decode`]; if its topic is `seen`, which was found good before, that is what it gets, and it is not looked at again.
+    ///
+    /// # Errors
+    /// As [`Publish::decode`].
+    #[inline]
+    pub fn decode_after(seen: &'a str, first: u8, body: &'a [u8], version: Version) -> Result<Self, Fault> {
         let guarantee = guarantee(first >> 1 & 3)?;
         let dup = first & 0x08 != 0;
         if dup && guarantee == Guarantee::AtMostOnce && version.checks_reserved_bits() {
             return Err(Fault::malformed("DUP is set with QoS 0 [MQTT-3.3.1-2]"));
         }
         let mut reader = Reader::new(body);
-        let topic = read_topic(&mut reader)?;
+        let topic = read_topic(seen, &mut reader)?;
         let id = if guarantee == Guarantee::AtMostOnce { 0 } else { packet_id(&mut reader)? };
         let properties = if version.has_properties() {
             Properties::read(&mut reader, Allowed::PUBLISH)?
@@ -135,8 +143,11 @@ pub(crate) const P2P_LITERAL: &str = "#P2P/";
 
 /// Reads and checks the topic in one pass over its bytes.
 #[inline]
-fn read_topic<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Fault> {
+fn read_topic<'a>(seen: &'a str, reader: &mut Reader<'a>) -> Result<&'a str, Fault> {
     let bytes = reader.binary()?;
+    if bytes == seen.as_bytes() {
+        return Ok(seen);
+    }
     let Ok(topic) = std::str::from_utf8(bytes) else {
         return Err(Fault::malformed("the topic is not valid UTF-8 [MQTT-1.5.4-1]"));
     };

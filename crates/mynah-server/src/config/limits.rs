@@ -12,7 +12,7 @@ use super::units::{Size, Span};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
-    /// Sockets at once, all listeners together. An idle one costs about 2.2 KB here and a file descriptor in the kernel.
+    /// Sockets at once, all listeners together. An idle one costs about 2 KB here and a file descriptor in the kernel.
     pub(crate) connections_max: u32,
     /// Time from connect to login; machines need milliseconds.
     pub(crate) login_timeout: Span,
