@@ -1,12 +1,14 @@
 //! The last known good value of each topic.
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mynah_core::hash::{FastMap, Seed};
 use mynah_core::topic_tree::{Stale, TopicTree};
-use mynah_core::{Filter, Message};
+use mynah_core::{AddressRef, Filter, Message, PublishRef};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::limits::RETAINED_AT_ONCE;
@@ -24,6 +26,47 @@ struct Value {
     unwritten: bool,
 }
 
+/// All values, found by filter or, sooner, by their whole topic.
+#[derive(Debug, Default)]
+struct Values {
+    tree: TopicTree<Value>,
+    /// The place in the tree by the topic's hash. Of two topics with one hash the later one is found by its words.
+    places: FastMap<u64, u32>,
+    seed: Seed,
+}
+
+impl Value {
+    fn is_of(&self, topic: &str) -> bool {
+        self.message.address.as_ref() == AddressRef::Topic(topic)
+    }
+}
+
+impl Values {
+    fn place_of(&self, topic: &str) -> Option<u32> {
+        let hashed = self.places.get(&self.seed.hash_one(topic)).copied();
+        let is_its = |place: &u32| self.tree.at(*place).is_some_and(|value| value.is_of(topic));
+        hashed.filter(is_its).or_else(|| self.tree.place_of(topic))
+    }
+
+    fn get_mut(&mut self, topic: &str) -> Option<&mut Value> {
+        let place = self.place_of(topic)?;
+        self.tree.at_mut(place)
+    }
+
+    fn insert(&mut self, topic: &str, value: Value) {
+        let (place, _) = self.tree.place(topic, value);
+        self.places.entry(self.seed.hash_one(topic)).or_insert(place);
+    }
+
+    fn remove(&mut self, topic: &str) -> Option<Value> {
+        let (hash, place) = (self.seed.hash_one(topic), self.place_of(topic)?);
+        if self.places.get(&hash) == Some(&place) {
+            self.places.remove(&hash);
+        }
+        self.tree.remove(topic)
+    }
+}
+
 /// What became of a value that was to be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Set {
@@ -37,7 +80,7 @@ pub enum Set {
 /// Values whose time is over are taken out when somebody comes across them, and all of them when the store is full.
 #[derive(Debug)]
 pub struct Retained {
-    tree: RwLock<TopicTree<Value>>,
+    values: RwLock<Values>,
     /// Topics whose values have changed and were not written down.
     unwritten: Mutex<VecDeque<String>>,
     messages_max: usize,
@@ -53,7 +96,7 @@ impl Retained {
     #[must_use]
     pub fn new(messages_max: usize) -> Self {
         Self {
-            tree: RwLock::default(),
+            values: RwLock::default(),
             unwritten: Mutex::default(),
             messages_max,
             over: Mutex::default(),
@@ -65,27 +108,44 @@ impl Retained {
     /// Keeps the message as the topic's value; an empty body clears it [MQTT-3.3.1-6]. With `later` its topic is noted, to be
     /// written down when there is time.
     pub fn set(&self, topic: &str, message: &Arc<Message>, later: bool) -> Set {
-        let mut tree = self.tree.write();
+        let mut values = self.values.write();
         if message.body.is_empty() {
-            let old = tree.remove(topic);
+            let old = values.remove(topic);
             let noted = old.is_none_or(|old| old.unwritten);
             return if later && !noted { self.note(topic) } else { Set::Done };
         }
         let value = Value { message: Arc::clone(message), unwritten: later };
-        if let Some(known) = tree.get_mut(topic) {
+        if let Some(known) = values.get_mut(topic) {
             let old = std::mem::replace(known, value);
             self.look_at_end(message);
             return if later && !old.unwritten { self.note(topic) } else { Set::Done };
         }
-        if tree.len() >= self.messages_max {
-            self.sweep(&mut tree, message.received);
-            if tree.len() >= self.messages_max {
+        if values.tree.len() >= self.messages_max {
+            self.sweep(&mut values, message.received);
+            if values.tree.len() >= self.messages_max {
                 return Set::Full;
             }
         }
         self.look_at_end(message);
-        tree.insert(topic, value);
+        values.insert(topic, value);
         if later { self.note(topic) } else { Set::Done }
+    }
+
+    /// Gives a topic that has a value another one that is to be written down later, in the memory of the old one if nobody else
+    /// holds it. `None`, and nothing has changed, if there is no value or it is to be cleared.
+    pub fn renew(&self, topic: &str, publish: &PublishRef<'_>, now: Instant) -> Option<Set> {
+        if publish.body.is_empty() {
+            return None;
+        }
+        let mut values = self.values.write();
+        let value = values.get_mut(topic)?;
+        if !Arc::get_mut(&mut value.message).is_some_and(|message| message.renew(publish, now)) {
+            let address = value.message.address.clone();
+            value.message = Arc::new(Message::with_address(publish, address, now));
+        }
+        self.look_at_end(&value.message);
+        let noted = std::mem::replace(&mut value.unwritten, true);
+        Some(if noted { Set::Done } else { self.note(topic) })
     }
 
     fn look_at_end(&self, message: &Message) {
@@ -112,8 +172,8 @@ impl Retained {
     /// The values of these topics that are to be written down; none where there is no value any more. What was written meanwhile is
     /// left out.
     pub(crate) fn begin_writing<'t>(&self, topics: &'t [String]) -> Vec<(&'t str, Option<Arc<Message>>)> {
-        let mut tree = self.tree.write();
-        let value = |topic: &'t String| match tree.get_mut(topic) {
+        let mut values = self.values.write();
+        let value = |topic: &'t String| match values.get_mut(topic) {
             None => Some((topic.as_str(), None)),
             Some(value) if value.unwritten => {
                 value.unwritten = false;
@@ -125,14 +185,14 @@ impl Retained {
     }
 
     /// Takes out all values whose time is over, if there can be any.
-    fn sweep(&self, tree: &mut TopicTree<Value>, now: Instant) {
+    fn sweep(&self, values: &mut Values, now: Instant) {
         let mut sweep_at = self.sweep_at.lock();
         if sweep_at.is_none_or(|at| at > now) {
             return;
         }
         let (mut over, mut next) = (Vec::new(), None::<Instant>);
         for filter in ["#", "$SYS/#"].iter().filter_map(|text| Filter::parse(text).ok()) {
-            tree.matching(&filter, &mut |topic, value: &Value| {
+            values.tree.matching(&filter, &mut |topic, value: &Value| {
                 match value.message.expires() {
                     Some(at) if at <= now => over.push(topic.to_owned()),
                     Some(at) => next = Some(next.map_or(at, |known| known.min(at))),
@@ -142,7 +202,7 @@ impl Retained {
             });
         }
         for topic in &over {
-            tree.remove(topic);
+            values.remove(topic);
         }
         self.over.lock().append(&mut over);
         *sweep_at = next;
@@ -160,7 +220,8 @@ impl Retained {
 
     #[must_use]
     pub fn get(&self, topic: &str) -> Option<Arc<Message>> {
-        self.tree.read().get(topic).map(|value| Arc::clone(&value.message))
+        let values = self.values.read();
+        values.tree.at(values.place_of(topic)?).map(|value| Arc::clone(&value.message))
     }
 
     /// The values whose topics match, with those whose time is over left out.
@@ -168,7 +229,7 @@ impl Retained {
     pub fn matching(&self, filter: &Filter, now: Instant) -> Vec<Arc<Message>> {
         let is_over = |message: &Message| message.expires().is_some_and(|at| at <= now);
         let (mut found, mut over) = (Vec::new(), Vec::new());
-        self.tree.read().matching(filter, &mut |topic, value: &Value| {
+        self.values.read().tree.matching(filter, &mut |topic, value: &Value| {
             if is_over(&value.message) {
                 over.push(topic.to_owned());
             } else {
@@ -177,10 +238,10 @@ impl Retained {
             ControlFlow::Continue(())
         });
         if !over.is_empty() {
-            let mut tree = self.tree.write();
-            over.retain(|topic| tree.get(topic).is_some_and(|value| is_over(&value.message)));
+            let mut values = self.values.write();
+            over.retain(|topic| values.tree.get(topic).is_some_and(|value| is_over(&value.message)));
             over.iter().for_each(|topic| {
-                tree.remove(topic);
+                values.remove(topic);
             });
             self.over.lock().append(&mut over);
         }
@@ -198,10 +259,10 @@ impl Retained {
     pub fn matching_slowly(&self, filter: &Filter, now: Instant) -> Vec<Arc<Message>> {
         for _ in 0..WALKS {
             let mut found = Vec::new();
-            let mut cursor = self.tree.read().cursor(filter);
+            let mut cursor = self.values.read().tree.cursor(filter);
             loop {
                 let mut left = STEP;
-                let step = self.tree.read().resume(&mut cursor, &mut |_, value: &Value| {
+                let step = self.values.read().tree.resume(&mut cursor, &mut |_, value: &Value| {
                     if value.message.expires().is_none_or(|at| at > now) {
                         found.push(Arc::clone(&value.message));
                     }
@@ -222,7 +283,7 @@ impl Retained {
     #[must_use]
     pub fn list(&self, filter: &Filter, count: usize) -> Vec<(String, Arc<Message>)> {
         let mut found = Vec::new();
-        self.tree.read().matching(filter, &mut |topic, value: &Value| {
+        self.values.read().tree.matching(filter, &mut |topic, value: &Value| {
             if found.len() == count {
                 return ControlFlow::Break(());
             }
@@ -234,7 +295,7 @@ impl Retained {
 
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tree.read().len()
+        self.values.read().tree.len()
     }
 
     #[must_use]

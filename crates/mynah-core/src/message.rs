@@ -241,6 +241,26 @@ impl Message {
         Self { address, header: publish.header, content, body, deaths: Vec::new(), received }
     }
 
+    /// Becomes what another publish to the same address says, in the memory that it has. False, and nothing has changed, if it
+    /// cannot: one of the two has properties, or a history.
+    pub fn renew(&mut self, publish: &PublishRef<'_>, received: Instant) -> bool {
+        let plain = matches!((&self.content, &publish.content), (Content::None, ContentRef::None));
+        if !plain || !self.deaths.is_empty() {
+            return false;
+        }
+        self.body = match std::mem::take(&mut self.body).try_into_mut() {
+            // Of another length it would need a second allocation to be shared.
+            Ok(mut body) if body.len() == publish.body.len() => {
+                body.copy_from_slice(publish.body);
+                body.freeze()
+            }
+            Ok(_) | Err(_) => Bytes::copy_from_slice(publish.body),
+        };
+        self.header = publish.header;
+        self.received = received;
+        true
+    }
+
     /// The message as a borrowed publish, for encoders and for publishing it again.
     #[must_use]
     pub fn as_publish(&self) -> PublishRef<'_> {
@@ -387,6 +407,24 @@ mod tests {
         assert_eq!(message.body.as_ref(), b"body");
         assert_eq!(message.original(Format("test")).unwrap().as_ref(), b"props");
         assert_eq!((publish.size(), message.size()), (9, 9));
+    }
+
+    #[test]
+    fn a_renewed_message_is_what_was_published_last() {
+        let now = Instant::now();
+        let publish = |body| PublishRef::new(AddressRef::Topic("t"), body);
+        let mut message = Message::from_publish(&publish(b"one"), now);
+        let before = message.body.as_ptr();
+        let header = Header { ttl_ms: Some(5), ..Header::default() };
+        assert!(message.renew(&PublishRef { header, ..publish(b"two") }, now));
+        assert_eq!((message.body.as_ref(), message.header.ttl_ms), (b"two".as_slice(), Some(5)));
+        assert_eq!(message.body.as_ptr(), before);
+        let shared = message.body.clone();
+        assert!(message.renew(&publish(b"new"), now) && message.renew(&publish(b"longer"), now));
+        assert_eq!((message.body.as_ref(), shared.as_ref()), (b"longer".as_slice(), b"two".as_slice()));
+        let content = ContentRef::Encoded { format: Format("test"), bytes: b"props", decode };
+        assert!(!message.renew(&PublishRef { content, ..publish(b"x") }, now));
+        assert_eq!(message.body.as_ref(), b"longer");
     }
 
     #[test]

@@ -104,17 +104,39 @@ impl<T> TopicTree<T> {
 
     /// Sets the topic's value; answers the old one.
     pub fn insert(&mut self, topic: &str, value: T) -> Option<T> {
+        self.place(topic, value).1
+    }
+
+    /// As [`TopicTree::insert`]; answers also the value's place, which it has until it is removed.
+    pub fn place(&mut self, topic: &str, value: T) -> (u32, Option<T>) {
         let mut at = ROOT;
         for word in topic.split('/') {
             at = self.child_or_new(at, word);
         }
-        let node = self.nodes.get_mut(at)?;
+        let Some(node) = self.nodes.get_mut(at) else { return (NONE, None) };
         if let Some(old) = self.values.get_mut(node.value) {
-            return Some(std::mem::replace(old, value));
+            return (node.value, Some(std::mem::replace(old, value)));
         }
         node.value = self.values.insert(value);
         self.len += 1;
-        None
+        (node.value, None)
+    }
+
+    /// The value at a place.
+    #[must_use]
+    pub fn at(&self, place: u32) -> Option<&T> {
+        self.values.get(place)
+    }
+
+    pub fn at_mut(&mut self, place: u32) -> Option<&mut T> {
+        self.values.get_mut(place)
+    }
+
+    /// The place of a topic's value.
+    #[must_use]
+    pub fn place_of(&self, topic: &str) -> Option<u32> {
+        let value = self.nodes.get(self.find(topic)?)?.value;
+        self.values.get(value).map(|_| value)
     }
 
     pub fn remove(&mut self, topic: &str) -> Option<T> {

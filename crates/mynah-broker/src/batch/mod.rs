@@ -241,8 +241,7 @@ impl Batch {
 
     fn retain(&mut self, host: &VirtualHost, now: Instant, publish: &PublishRef<'_>) {
         let AddressRef::Topic(topic) = publish.address else { return };
-        let message = Arc::new(Message::from_publish(publish, now));
-        if !host.set_retained(topic, &message) {
+        if !host.set_retained(topic, publish, now) {
             self.meter.dropped_retained += 1;
         }
     }

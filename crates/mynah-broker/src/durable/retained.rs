@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mynah_core::engine::{Records, Space, encode_message};
-use mynah_core::{Guarantee, Message};
+use mynah_core::{Guarantee, Message, PublishRef};
 
 use super::definitions::key;
 use crate::limits::{RETAINED_WRITTEN_AFTER, RETAINED_WRITTEN_AT_ONCE, RETAINED_WRITTEN_PAUSE};
@@ -20,16 +20,21 @@ use crate::virtual_host::VirtualHost;
 
 impl VirtualHost {
     /// A topic has a value, or with an empty body none any more. False if there are too many.
-    pub(crate) fn set_retained(&self, topic: &str, message: &Arc<Message>) -> bool {
-        if !self.shared.engine.lasting || topic.starts_with(sys::PREFIX) {
-            return self.retained.set(topic, message, false) != Set::Full;
-        }
-        if message.header.guarantee == Guarantee::AtMostOnce {
-            let set = self.retained.set(topic, message, true);
+    pub(crate) fn set_retained(&self, topic: &str, publish: &PublishRef<'_>, now: Instant) -> bool {
+        let lasting = self.shared.engine.lasting && !topic.starts_with(sys::PREFIX);
+        if lasting && publish.header.guarantee == Guarantee::AtMostOnce {
+            let renewed = self.retained.renew(topic, publish, now);
+            let set = renewed.unwrap_or_else(|| {
+                self.retained.set(topic, &Arc::new(Message::from_publish(publish, now)), true)
+            });
             if set == Set::FirstToWrite {
-                self.write_retained_at(message.received + RETAINED_WRITTEN_AFTER);
+                self.write_retained_at(now + RETAINED_WRITTEN_AFTER);
             }
             return set != Set::Full;
+        }
+        let message = &Arc::new(Message::from_publish(publish, now));
+        if !lasting {
+            return self.retained.set(topic, message, false) != Set::Full;
         }
         let _in_order = self.retained.in_order();
         if self.retained.set(topic, message, false) == Set::Full {
