@@ -6,6 +6,8 @@
 //!
 //! Never: acquires messages in a transaction (`txn-id` in a flow); a global transaction.
 
+use std::collections::HashSet;
+
 use mynah_core::protocol::{Host, Reply, Step};
 use mynah_core::{ConsumerId, DeliveryTag, Outcome, TransactionId};
 
@@ -25,6 +27,8 @@ use crate::unsettled::Entry;
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
     all: Vec<Transaction>,
+    /// Of the deliveries that they settle, those that the peer still knows: life of the session and delivery-id.
+    known: HashSet<(u64, u32)>,
     last: u64,
 }
 
@@ -52,8 +56,12 @@ struct Retired {
     life: u64,
     entry: Entry,
     outcome: Outcome,
-    /// The peer has forgotten it already.
-    settled: bool,
+}
+
+impl Retired {
+    fn id(&self) -> (u64, u32) {
+        (self.life, self.entry.id)
+    }
 }
 
 impl Transactions {
@@ -72,11 +80,26 @@ impl Transactions {
 
     /// The peer has forgotten deliveries of a session.
     pub(crate) fn forget(&mut self, life: u64, (first, last): (u32, u32)) {
-        for one in self.all.iter_mut().flat_map(|transaction| &mut transaction.retired) {
-            let id = one.entry.id;
-            one.settled |=
-                one.life == life && serial_distance(first, id) >= 0 && serial_distance(id, last) >= 0;
+        let span = usize::try_from(last.wrapping_sub(first)).unwrap_or(usize::MAX);
+        if span < self.known.len() {
+            for ahead in 0..=last.wrapping_sub(first) {
+                self.known.remove(&(life, first.wrapping_add(ahead)));
+            }
+            return;
         }
+        let inside = |id: u32| serial_distance(first, id) >= 0 && serial_distance(id, last) >= 0;
+        self.known.retain(|(of, id)| *of != life || !inside(*id));
+    }
+
+    /// What it would settle, and whether the peer still knows it.
+    fn close(&mut self, id: TransactionId) -> Option<(Phase, Vec<(Retired, bool)>)> {
+        let at = self.all.iter().position(|transaction| transaction.id == id)?;
+        let Transaction { phase, retired, .. } = self.all.swap_remove(at);
+        let known = |one: Retired| {
+            let known = self.known.remove(&one.id());
+            (one, known)
+        };
+        Some((phase, retired.into_iter().map(known).collect()))
     }
 }
 
@@ -170,13 +193,11 @@ impl Session {
             host.settle(consumer, &tags, &outcome, Some(state.id));
         }
         let (channel, life) = (self.channel, self.life);
-        transaction.retired.extend(entries.into_iter().map(|entry| Retired {
-            channel,
-            life,
-            entry,
-            outcome: outcome.clone(),
-            settled,
-        }));
+        let retire = |entry| Retired { channel, life, entry, outcome: outcome.clone() };
+        transaction.retired.extend(entries.iter().copied().map(retire));
+        if !settled {
+            ctx.transactions.known.extend(entries.iter().map(|entry| (life, entry.id)));
+        }
         Ok(())
     }
 
@@ -198,7 +219,7 @@ impl Session {
             Some(Link::Outbound(link)) => link.consumer,
             Some(Link::Inbound(_) | Link::Detached) | None => None,
         };
-        let live = self.life == one.life && consumer == Some(one.entry.consumer) && !one.settled;
+        let live = self.life == one.life && consumer == Some(one.entry.consumer);
         if live {
             self.sending.unsettled.put_back(one.entry);
         }
@@ -234,14 +255,12 @@ impl Amqp10Connection {
         reply: Reply,
         host: &mut dyn Host,
     ) {
-        let all = &mut self.ctx.transactions.all;
-        let Some(at) = all.iter().position(|transaction| transaction.id == id) else { return };
-        let transaction = all.swap_remove(at);
+        let Some((phase, retired)) = self.ctx.transactions.close(id) else { return };
         let done = matches!(reply, Reply::Done);
-        if done && transaction.phase == Phase::Committing {
-            self.say_applied(&transaction.retired, host);
+        if done && phase == Phase::Committing {
+            self.say_applied(&retired, host);
         } else {
-            self.give_back(&transaction.retired, host);
+            self.give_back(&retired, host);
         }
         let Some(asker) = asker else { return };
         if done {
@@ -273,17 +292,17 @@ impl Amqp10Connection {
     }
 
     /// The broker settles what the peer has not settled itself.
-    fn say_applied(&mut self, retired: &[Retired], host: &mut dyn Host) {
-        let neighbours = |one: &Retired, next: &Retired| {
+    fn say_applied(&mut self, retired: &[(Retired, bool)], host: &mut dyn Host) {
+        let neighbours = |(one, known): &(Retired, bool), (next, next_known): &(Retired, bool)| {
             one.life == next.life
                 && one.entry.id.wrapping_add(1) == next.entry.id
-                && one.settled == next.settled
+                && known == next_known
                 && one.outcome == next.outcome
         };
         for run in retired.chunk_by(neighbours) {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let (Some((first, known)), Some((last, _))) = (run.first(), run.last()) else { continue };
             let live = self.session(first.channel).is_some_and(|(s, _)| s.life == first.life && !s.ended);
-            if live && !first.settled {
+            if live && *known {
                 let (range, verdict) = ((first.entry.id, last.entry.id), Verdict::Applied(&first.outcome));
                 write_disposition(host.wire(), first.channel, LinkRole::Sender, range, verdict);
             }
@@ -291,10 +310,12 @@ impl Amqp10Connection {
     }
 
     /// Nothing of it has happened: what the peer still knows it has again, the rest goes back to the queue.
-    fn give_back(&mut self, retired: &[Retired], host: &mut dyn Host) {
+    fn give_back(&mut self, retired: &[(Retired, bool)], host: &mut dyn Host) {
         let failed = Outcome::Modified { failed: true, undeliverable_here: false };
-        for one in retired {
-            if !self.session(one.channel).is_some_and(|(session, _)| session.take_back(one)) {
+        for (one, known) in retired {
+            let taken =
+                *known && self.session(one.channel).is_some_and(|(session, _)| session.take_back(one));
+            if !taken {
                 host.settle(one.entry.consumer, &[one.entry.tag], &failed, None);
             }
         }
