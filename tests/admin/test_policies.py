@@ -1,5 +1,7 @@
 """Policies: bounds for queues by their names, for those that exist and those to come, kept over a restart."""
 
+import json
+
 import pytest
 
 from support.clients import Props, Refused
@@ -131,7 +133,10 @@ def test_what_is_no_policy(broker):
     put(broker, "bad", "x", 400, expires=0)
     for definition in ({"max-lenght": 1}, {"max-length": -1}, {"overflow": "explode"}):
         body = {"pattern": "x", "definition": definition}
-        assert broker.http("PUT", "/api/v1/policies/bad", body)[0] in (400, 422)
+        status, raw = broker.http("PUT", "/api/v1/policies/bad", body)
+        said = json.loads(raw)
+        assert (status, said["error"]) == (400, "bad-request")
+        assert all(str(each) in said["message"] for each in definition if each != "max-length"), said
     assert broker.http("GET", "/api/v1/policies/bad")[0] == 404
     delete(broker, "bad", 404)
     assert broker.http("GET", "/api/v1/policies?virtual_host=nowhere")[0] == 404

@@ -83,8 +83,8 @@ def test_a_configured_user_stays_as_it_is(closed):
 
 @pytest.mark.parametrize(
     "user",
-    [{}, {"password": ""}, {"password": "x", "password_hash": "y"}, {"password_hash": "plain"}, {"password_hash": "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ"}],
-    ids=["nothing", "empty", "both", "no-hash", "weak-hash"],
+    [{}, {"password": ""}, {"password": "x", "amdin": True}, {"password": "x", "password_hash": "y"}, {"password_hash": "plain"}, {"password_hash": "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$c2FsdHNhbHQ"}],
+    ids=["nothing", "empty", "unknown-key", "both", "no-hash", "weak-hash"],
 )
 def test_what_is_no_user(closed, user):
     put(closed, "alice", 400, **user)

@@ -147,29 +147,25 @@ def test_transactions_are_whole(own_broker):
             except BaseException:
                 pass
 
-        def stomp(client=connect("stomp", broker)):
-            try:
-                for number in range(1, 1_000_000):
-                    transaction = client.begin()
-                    for queue in (one, other):
-                        client.publish("queue", queue, b"s:%d" % number, DURABLE, confirm=False, transaction=transaction)
-                    client.commit(transaction)
-                    committed["stomp"] = number
-            except BaseException:
-                pass
+        def units(protocol, mark):
+            client = connect(protocol, broker)
 
-        def amqp10(client=connect("amqp10", broker)):
-            try:
-                for number in range(1, 1_000_000):
-                    transaction = client.begin()
-                    for queue in (one, other):
-                        client.publish("queue", queue, b"t:%d" % number, DURABLE, confirm=False, transaction=transaction)
-                    client.commit(transaction)
-                    committed["amqp10"] = number
-            except BaseException:
-                pass
+            def run():
+                try:
+                    for number in range(1, 1_000_000):
+                        transaction = client.begin()
+                        for queue in (one, other):
+                            body = b"%s:%d" % (mark, number)
+                            client.publish("queue", queue, body, DURABLE, confirm=False, transaction=transaction)
+                        client.commit(transaction)
+                        committed[protocol] = number
+                except BaseException:
+                    pass
 
-        threads = [threading.Thread(target=run, daemon=True) for run in (amqp, stomp, amqp10)]
+            return run
+
+        runs = (amqp, units("stomp", b"s"), units("amqp10", b"t"))
+        threads = [threading.Thread(target=run, daemon=True) for run in runs]
         for each in threads:
             each.start()
         time.sleep(dice.uniform(0.1, 0.6))

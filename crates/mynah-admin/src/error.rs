@@ -1,6 +1,7 @@
 //! What a request is told when it cannot be done: `{"error": "...", "message": "..."}`.
 
 use axum::Json;
+use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use mynah_broker::operator::Unmade;
@@ -41,6 +42,12 @@ impl From<Refusal> for ApiError {
             RefusalKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         };
         Self { status, error, message: refusal.text.into_owned() }
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::bad_request(rejection.body_text())
     }
 }
 

@@ -1,8 +1,7 @@
 //! `/api/v1/policies`: bounds for queues by their names.
 
-use std::sync::Arc;
-
 use axum::Json;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use mynah_broker::policies::{Policy, PolicySpec};
@@ -12,7 +11,7 @@ use crate::access::Operator;
 use crate::api::{Where, host};
 use crate::error::ApiError;
 use crate::server::AppState;
-use crate::users::created;
+use crate::users::{change, created};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct PolicyJson {
@@ -62,17 +61,11 @@ pub(crate) async fn put(
     State(state): State<AppState>,
     Path(name): Path<String>,
     Query(at): Query<Where>,
-    Json(spec): Json<PolicySpec>,
+    spec: Result<Json<PolicySpec>, JsonRejection>,
 ) -> Result<StatusCode, ApiError> {
+    let Json(spec) = spec?;
     let host = host(&state, at.virtual_host.as_deref())?;
-    let broker = Arc::clone(&state.broker);
-    let made = tokio::task::spawn_blocking(move || {
-        let new = broker.put_policy(&host, &name, spec)?;
-        broker.flush()?;
-        Ok(new)
-    })
-    .await;
-    made.unwrap_or_else(|_| Err(ApiError::bad_request("given up".to_owned()))).map(created)
+    change(&state, move |broker| Ok(created(broker.put_policy(&host, &name, spec)?))).await
 }
 
 pub(crate) async fn delete(
@@ -82,14 +75,9 @@ pub(crate) async fn delete(
     Query(at): Query<Where>,
 ) -> Result<StatusCode, ApiError> {
     let host = host(&state, at.virtual_host.as_deref())?;
-    let broker = Arc::clone(&state.broker);
-    let deleted = tokio::task::spawn_blocking(move || {
-        if !broker.delete_policy(&host, &name) {
-            return Err(no_policy(&name));
-        }
-        broker.flush()?;
-        Ok(StatusCode::NO_CONTENT)
+    change(&state, move |broker| {
+        let known = broker.delete_policy(&host, &name);
+        known.then_some(StatusCode::NO_CONTENT).ok_or_else(|| no_policy(&name))
     })
-    .await;
-    deleted.unwrap_or_else(|_| Err(ApiError::bad_request("given up".to_owned())))
+    .await
 }

@@ -95,7 +95,7 @@ pub(crate) async fn publish(
     State(state): State<AppState>,
     request: Result<Json<PublishJson>, axum::extract::rejection::JsonRejection>,
 ) -> Result<Json<serde_json::Value>, ApiError> {
-    let Json(request) = request.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let Json(request) = request?;
     let host = host(&state, request.virtual_host.as_deref())?;
     let address = request.address()?;
     let body = request.body()?;

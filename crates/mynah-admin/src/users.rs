@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use mynah_broker::Broker;
 use mynah_broker::users::{NewPassword, UserView};
+use mynah_core::protocol::{Refusal, RefusalKind};
 use serde::{Deserialize, Serialize};
 
 use crate::access::Operator;
@@ -63,10 +66,10 @@ pub(crate) async fn put(
     _: Operator,
     State(state): State<AppState>,
     Path(name): Path<String>,
-    Json(user): Json<NewUserJson>,
+    user: Result<Json<NewUserJson>, JsonRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let broker = Arc::clone(&state.broker);
-    let made = tokio::task::spawn_blocking(move || {
+    let Json(user) = user?;
+    change(&state, move |broker| {
         let password = match (&user.password, &user.password_hash) {
             (Some(password), None) => NewPassword::Clear { password, scram: user.scram },
             (None, Some(hash)) => NewPassword::Hash(hash),
@@ -74,12 +77,9 @@ pub(crate) async fn put(
                 return Err(ApiError::bad_request("give either password or password_hash".to_owned()));
             }
         };
-        let new = broker.put_user(&name, &password, user.loopback_only, user.admin)?;
-        broker.flush()?;
-        Ok(new)
+        Ok(created(broker.put_user(&name, &password, user.loopback_only, user.admin)?))
     })
-    .await;
-    made.unwrap_or_else(|_| Err(ApiError::bad_request("given up".to_owned()))).map(created)
+    .await
 }
 
 pub(crate) async fn delete(
@@ -87,14 +87,26 @@ pub(crate) async fn delete(
     State(state): State<AppState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let broker = Arc::clone(&state.broker);
-    let deleted = tokio::task::spawn_blocking(move || {
+    change(&state, move |broker| {
         broker.delete_user(&name)?;
-        broker.flush()?;
         Ok(StatusCode::NO_CONTENT)
     })
-    .await;
-    deleted.unwrap_or_else(|_| Err(ApiError::bad_request("given up".to_owned())))
+    .await
+}
+
+/// Changes something away from the threads that serve others, and answers when it is safe on disk.
+pub(crate) async fn change(
+    state: &AppState,
+    change: impl FnOnce(&Broker) -> Result<StatusCode, ApiError> + Send + 'static,
+) -> Result<StatusCode, ApiError> {
+    let broker = Arc::clone(&state.broker);
+    let changed = tokio::task::spawn_blocking(move || {
+        let status = change(&broker)?;
+        broker.flush()?;
+        Ok(status)
+    });
+    let fault = |_| Refusal::new(RefusalKind::Unavailable, "a fault in the broker: see its log").into();
+    changed.await.unwrap_or_else(|error| Err(fault(error)))
 }
 
 pub(crate) fn created(new: bool) -> StatusCode {

@@ -233,6 +233,10 @@ impl Session {
         if disposition.role == LinkRole::Sender {
             return Ok(());
         }
+        let range = (disposition.first, disposition.last);
+        if disposition.settled {
+            ctx.transactions.forget(self.life, range);
+        }
         let outcome = match disposition.state.map(read_outcome).transpose() {
             Ok(outcome) => outcome.flatten(),
             Err(CodecError::Descriptor(found)) if found == u64::from(TRANSACTIONAL_STATE) => {
@@ -245,10 +249,6 @@ impl Session {
         };
         if outcome.is_none() && !disposition.settled {
             return Ok(());
-        }
-        let range = (disposition.first, disposition.last);
-        if disposition.settled {
-            ctx.transactions.forget(self.life, range);
         }
         let mut tags = std::mem::take(&mut ctx.tags);
         let links = &self.links;
@@ -269,9 +269,6 @@ impl Session {
         ctx: &mut Context,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
-        if disposition.settled {
-            ctx.transactions.forget(self.life, (disposition.first, disposition.last));
-        }
         match disposition.state.map(TransactionalState::read).transpose()?.flatten() {
             Some(state) => self.on_retire(disposition, state, ctx, host),
             None => Ok(()),

@@ -164,6 +164,12 @@ impl Access {
         name == ANONYMOUS || self.find(name).is_some_and(|(_, user)| user.admin)
     }
 
+    /// Whether there is no such user, and how many there are.
+    pub(crate) fn is_new(&self, name: &str) -> (bool, usize) {
+        let made = self.made.read();
+        (!self.users.contains_key(name) && !made.contains_key(name), self.users.len() + made.len())
+    }
+
     pub(crate) fn is_configured(&self, name: &str) -> bool {
         self.users.contains_key(name)
     }

@@ -60,14 +60,7 @@ impl NewPassword<'_> {
     fn hash(&self) -> Result<String, Unmade> {
         match self {
             Self::Clear { password: "", .. } => Err(invalid("the password is empty")),
-            Self::Clear { password, scram: true } => Secret::of_password(password.as_bytes())
-                .map(|secret| secret.store())
-                .map_err(|_| no_randomness()),
-            Self::Clear { password, scram: false } => {
-                let salt = SaltString::generate(&mut OsRng);
-                let hash = Argon2::default().hash_password(password.as_bytes(), &salt);
-                hash.map(|hash| hash.to_string()).map_err(|_| no_randomness())
-            }
+            Self::Clear { password, scram } => Ok(hash_password(password, *scram)?),
             Self::Hash(hash) if Secret::parse(hash).is_some() => Ok((*hash).to_owned()),
             Self::Hash(hash) => match PasswordHash::new(hash) {
                 Ok(parsed) if parsed.algorithm.as_str() == "argon2id" => Ok((*hash).to_owned()),
@@ -83,8 +76,19 @@ fn invalid(text: &str) -> Unmade {
     Unmade::Invalid(text.to_owned())
 }
 
-fn no_randomness() -> Unmade {
-    Refusal::new(RefusalKind::Unavailable, "no randomness from the operating system").into()
+/// What is kept of a password, with a fresh salt: an argon2id hash, or what SCRAM-SHA-256 stores.
+///
+/// # Errors
+/// `Unavailable`: the operating system has no randomness.
+pub fn hash_password(password: &str, scram: bool) -> Result<String, Refusal> {
+    let hash = if scram {
+        Secret::of_password(password.as_bytes()).ok().map(|secret| secret.store())
+    } else {
+        let salt = SaltString::generate(&mut OsRng);
+        Argon2::default().hash_password(password.as_bytes(), &salt).ok().map(|hash| hash.to_string())
+    };
+    let text = "no randomness from the operating system";
+    hash.ok_or_else(|| Refusal::new(RefusalKind::Unavailable, text))
 }
 
 impl Shared {
@@ -125,8 +129,8 @@ impl Broker {
             let text = format!("user '{name}' is in the configuration (auth.users): change it there");
             return Err(Refusal::new(RefusalKind::Conflict, text).into());
         }
-        let new = access.user_views().iter().all(|user| &*user.name != name);
-        if new && access.user_views().len() >= USERS_MAX {
+        let (new, count) = access.is_new(name);
+        if new && count >= USERS_MAX {
             let text = format!("there are {USERS_MAX} users, which is the limit: delete some");
             return Err(Refusal::new(RefusalKind::Full, text).into());
         }

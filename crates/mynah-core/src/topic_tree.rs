@@ -150,11 +150,7 @@ impl<T> TopicTree<T> {
 
     #[must_use]
     pub fn get(&self, topic: &str) -> Option<&T> {
-        self.values.get(self.nodes.get(self.find(topic)?)?.value)
-    }
-
-    pub fn get_mut(&mut self, topic: &str) -> Option<&mut T> {
-        self.values.get_mut(self.nodes.get(self.find(topic)?)?.value)
+        self.at(self.place_of(topic)?)
     }
 
     /// Every topic that the filter matches with its value, each once, in no order, until `f` breaks off.

@@ -6,9 +6,7 @@
 //! Never: logs, stores or compares a password.
 
 use anyhow::Context;
-use argon2::Argon2;
 use argon2::password_hash::rand_core::{OsRng, RngCore};
-use argon2::password_hash::{PasswordHasher, SaltString};
 
 /// Letters and digits that are not mistaken for one another when read off a screen.
 const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz23456789Q";
@@ -16,19 +14,9 @@ const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz23456789Q";
 /// Length of a generated password: 20 of 32 symbols are 100 bits.
 const GENERATED_LEN: usize = 20;
 
-/// The PHC string of `password` with a fresh salt. Errors: the operating system has no randomness.
-pub(crate) fn hash(password: &str) -> anyhow::Result<String> {
-    let salt = SaltString::generate(&mut OsRng);
-    let hash = Argon2::default()
-        .hash_password(password.as_bytes(), &salt)
-        .map_err(|error| anyhow::anyhow!("cannot hash the password: {error}"))?;
-    Ok(hash.to_string())
-}
-
-/// What SCRAM-SHA-256 stores of `password`, with a fresh salt. Errors: the operating system has no randomness.
-pub(crate) fn scram(password: &str) -> anyhow::Result<String> {
-    let secret = mynah_broker::scram::Secret::of_password(password.as_bytes());
-    Ok(secret.map_err(|_| anyhow::anyhow!("no randomness from the operating system"))?.store())
+/// What is kept of a password, with a fresh salt. Errors: the operating system has no randomness.
+pub(crate) fn hash(password: &str, scram: bool) -> anyhow::Result<String> {
+    mynah_broker::users::hash_password(password, scram).map_err(|refusal| anyhow::anyhow!("{}", refusal.text))
 }
 
 /// A password nobody can guess. Errors: the operating system has no randomness.
@@ -45,15 +33,15 @@ pub(crate) fn generate() -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use argon2::PasswordVerifier;
     use argon2::password_hash::PasswordHash;
+    use argon2::{Argon2, PasswordVerifier};
 
     use super::*;
 
     #[test]
     fn a_hash_verifies_and_is_salted() {
-        let one = hash("s3cret").unwrap();
-        let two = hash("s3cret").unwrap();
+        let one = hash("s3cret", false).unwrap();
+        let two = hash("s3cret", false).unwrap();
         assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
         assert_ne!(one, two);
         let parsed = PasswordHash::new(&one).unwrap();

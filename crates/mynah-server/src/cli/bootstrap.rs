@@ -44,7 +44,7 @@ pub(super) fn ensure_login(
         return Ok(None);
     }
     let password = credentials::generate()?;
-    let hash = credentials::hash(&password)?;
+    let hash = credentials::hash(&password, false)?;
     keep(&path, &hash)?;
     config.auth.users.push(user(hash));
     Ok(Some(Generated { user: NAME, password: Secret(password) }))

@@ -31,7 +31,6 @@ pub(super) fn run(scram: bool) -> anyhow::Result<()> {
     if password.len() > PASSWORD_BYTES_MAX {
         bail!("the password is longer than {PASSWORD_BYTES_MAX} bytes");
     }
-    let hash = if scram { credentials::scram(password)? } else { credentials::hash(password)? };
-    answer(&hash);
+    answer(&credentials::hash(password, scram)?);
     Ok(())
 }

@@ -243,7 +243,7 @@ fn values_that_are_wrong_together() {
 
 #[test]
 fn password_hashes_are_read_at_check_time() {
-    let hash = crate::credentials::hash("x").unwrap();
+    let hash = crate::credentials::hash("x", false).unwrap();
     let yaml = |hash: &str| format!("auth: {{ users: [ {{ name: a, password_hash: \"{hash}\" }} ] }}\n");
     assert_eq!(loaded(&yaml(&hash), &[]).auth.users.len(), 1);
     check_refused(
