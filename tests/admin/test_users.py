@@ -118,3 +118,8 @@ def test_the_configuration_comes_first(own_broker):
     assert can_log_in("stomp", broker, "alice", "configured")
     assert not can_log_in("stomp", broker, "alice", "kept")
     assert [each["configured"] for each in broker.api("/users")] == [True, True, True]
+    broker.user, broker.password = "alice", "configured"
+    try:
+        assert broker.http("GET", "/api/v1/overview")[0] == 403
+    finally:
+        broker.user, broker.password = type(broker).user, type(broker).password
