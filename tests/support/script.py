@@ -134,7 +134,9 @@ class Stage:
         wanted = options & 3 if code is None else code if self.v5 or code < 0x80 else 0x80
         held = []
         while (got := raw.read()) and got.kind == PUBLISH:
-            held.append(got)
+            # A `#` meets what other scripts retained.
+            if not got.retain or any(own in got.topic for own in self.names.values()):
+                held.append(got)
         assert got.kind == SUBACK and got.number == id and got.reasons == [wanted], f"got {got}"
         raw.held = getattr(raw, "held", []) + held
 
