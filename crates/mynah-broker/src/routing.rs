@@ -221,24 +221,34 @@ impl RoutingTable {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The thread's remembered route, or `build`'s, which is remembered if it was asked for twice in a row: where addresses hardly ever
-    /// come again, remembering them would cost more than it saves.
+    /// The thread's remembered route, or `build`'s, which is remembered.
     pub fn find(&self, address: AddressRef<'_>, build: impl FnOnce() -> Route) -> Arc<Route> {
-        let hash = self.hasher.hash_one(address);
-        let slot = usize::try_from(hash).unwrap_or_default() % ROUTE_CACHE_ENTRIES;
-        let known = CACHE.with_borrow(|cache| {
-            let entry = cache.get(slot).filter(|entry| entry.hash == hash)?;
+        let hash = self.hash_of(address);
+        self.remembered(hash, address).unwrap_or_else(|| self.remember(hash, build()))
+    }
+
+    pub fn hash_of(&self, address: AddressRef<'_>) -> u64 {
+        self.hasher.hash_one(address)
+    }
+
+    fn slot_of(hash: u64) -> usize {
+        usize::try_from(hash).unwrap_or_default() % ROUTE_CACHE_ENTRIES
+    }
+
+    /// What the thread remembers of an address with this hash.
+    pub fn remembered(&self, hash: u64, address: AddressRef<'_>) -> Option<Arc<Route>> {
+        CACHE.with_borrow(|cache| {
+            let entry = cache.get(Self::slot_of(hash)).filter(|entry| entry.hash == hash)?;
             entry.route.as_ref().filter(|route| route.serves(self, address)).cloned()
-        });
-        if let Some(route) = known {
-            return route;
-        }
-        let route = Arc::new(build());
+        })
+    }
+
+    /// Remembers a route that was built if it was asked for twice in a row: where addresses hardly ever come again, remembering them
+    /// would cost more than it saves.
+    pub fn remember(&self, hash: u64, route: Route) -> Arc<Route> {
+        let route = Arc::new(route);
         CACHE.with_borrow_mut(|cache| {
-            let Some(entry) = cache.get_mut(slot) else { return };
-            if !route.cacheable {
-                return;
-            }
+            let Some(entry) = cache.get_mut(Self::slot_of(hash)).filter(|_| route.cacheable) else { return };
             if entry.hash == hash || entry.missed == hash {
                 *entry = Remembered { hash, missed: 0, route: Some(Arc::clone(&route)) };
             } else {
@@ -246,6 +256,13 @@ impl RoutingTable {
             }
         });
         route
+    }
+
+    /// Whether no subscription to topics matches, now.
+    pub fn leads_nowhere(&self, topic: &str) -> bool {
+        let mut nowhere = true;
+        self.read().topics.matches(topic, &mut |_| nowhere = false);
+        nowhere
     }
 
     /// The route as of now: its own making has voided what was looked up before.

@@ -162,7 +162,12 @@ impl Batch {
             old => {
                 self.route = old;
                 self.flush(host, now);
-                let route = host.routes.find(publish.address, || host.build_route(publish, now));
+                let hash = host.routes.hash_of(publish.address);
+                let route = match host.routes.remembered(hash, publish.address) {
+                    Some(route) => route,
+                    None if ticket.is_none() && is_only_retained(host, publish) => return,
+                    None => host.routes.remember(hash, host.build_route(publish, now)),
+                };
                 self.begin_run(&route);
                 route
             }
@@ -392,6 +397,12 @@ fn note(
         congested.push(Arc::clone(inbox));
     }
     meter.dropped_full += u64::from(pushed.dropped);
+}
+
+/// A retained value that nobody waits for: many topics, most of them without a subscriber, are worth a look before a route is built.
+fn is_only_retained(host: &VirtualHost, publish: &PublishRef<'_>) -> bool {
+    let retained = publish.header.retain == Retain::Keep && !publish.mandatory;
+    retained && matches!(publish.address, AddressRef::Topic(topic) if host.routes.leads_nowhere(topic))
 }
 
 fn names_a_queue(address: &Address) -> bool {
