@@ -136,6 +136,11 @@ impl Inbox {
 
     /// Appends a run. The publisher shall pause when the inbox is over its mark: see [`Inbox::wait_for_room`].
     pub fn push_run(&self, run: &Run, now: Instant) -> Pushed {
+        self.push_frames(&run.bytes, run.frames, &run.marks, now)
+    }
+
+    /// As [`Inbox::push_run`].
+    pub fn push_frames(&self, bytes: &[u8], frames: u32, marks: &[Mark], now: Instant) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {
             return Pushed::default();
@@ -144,13 +149,13 @@ impl Inbox {
         // A reading receiver loses nothing: publishers that do not know yet that they are to pause may go over the bound.
         let bytes_max = usize::try_from(self.bytes_max).unwrap_or(usize::MAX);
         let bound = if state.slow { bytes_max } else { bytes_max.saturating_mul(INBOX_OVERSHOOT) };
-        if held + run.bytes.len() > bound && held > 0 {
-            return Pushed { dropped: run.frames, ..Pushed::default() };
+        if held + bytes.len() > bound && held > 0 {
+            return Pushed { dropped: frames, ..Pushed::default() };
         }
         if state.run.bytes.capacity() == 0 {
             state.run = pool::take_run();
         }
-        state.append(run);
+        state.append(bytes, frames, marks);
         state.pressed(now)
     }
 
@@ -163,7 +168,7 @@ impl Inbox {
         if state.run.bytes.capacity() == 0 {
             state.run = pool::take_run();
         }
-        state.append(run);
+        state.append(&run.bytes, run.frames, &run.marks);
         Pushed { wake: state.schedule(), ..Pushed::default() }
     }
 
@@ -340,13 +345,13 @@ impl State {
         !std::mem::replace(&mut self.scheduled, true)
     }
 
-    fn append(&mut self, run: &Run) {
+    fn append(&mut self, bytes: &[u8], frames: u32, marks: &[Mark]) {
         // An inbox is bounded far below 4 GiB, so offsets fit.
         let base = u32::try_from(self.run.bytes.len()).unwrap_or(u32::MAX);
-        self.run.bytes.extend_from_slice(&run.bytes);
-        self.run.frames += run.frames;
-        if !run.marks.is_empty() {
-            self.run.marks.extend(run.marks.iter().map(|mark| Mark {
+        self.run.bytes.extend_from_slice(bytes);
+        self.run.frames += frames;
+        if !marks.is_empty() {
+            self.run.marks.extend(marks.iter().map(|mark| Mark {
                 frame: mark.frame + base,
                 patch: mark.patch + base,
                 ..*mark

@@ -39,4 +39,4 @@ pub use message::{
 };
 pub use publish::{ContentRef, PublishRef, TransactionId};
 pub use value::Value;
-pub use wire::{Mark, Run, Wire};
+pub use wire::{Frames, Mark, Run, Wire};

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::address::AddressRef;
 use crate::delivery::{ConsumerId, Delivery, DeliveryTag, Outcome};
 use crate::engine::FormatEntry;
 use crate::exchange::{Arguments, ExchangeSpec};
@@ -20,7 +21,7 @@ use crate::filter::Filter;
 use crate::message::Message;
 use crate::publish::{PublishRef, TransactionId};
 use crate::queue::QueueSpec;
-use crate::wire::{Mark, Wire};
+use crate::wire::{Frames, Mark, Wire};
 
 /// A factory of connections; registered in the server's `protocols.rs`.
 pub trait Protocol: Send + Sync {
@@ -145,6 +146,12 @@ pub trait Host {
     /// Replies `Published`, `Returned` or `Refused` if there is a ticket. With a transaction, `Published { routed: 0 }` means
     /// it is staged.
     fn publish(&mut self, ticket: Option<Ticket>, publish: &PublishRef<'_>);
+
+    /// Publishes frames in the bytes they came in: all of them, or none, and then it answers false: somebody gets them in other bytes, and
+    /// they are to be published one by one.
+    fn pass_on(&mut self, _address: AddressRef<'_>, _frames: &Frames<'_>) -> bool {
+        false
+    }
 
     /// Attaching with the number of a consumer that exists replaces its subscription. Replies `Attached` or `Refused`.
     fn attach(&mut self, ticket: Ticket, consumer: ConsumerId, source: Source<'_>);

@@ -6,11 +6,13 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::address::AddressRef;
 use crate::delivery::{ConsumerId, DeliveryTag, Outcome};
 use crate::protocol::{
     Change, Credentials, End, Farewell, From, Host, Reply, Safe, SessionSpec, Source, Step, Ticket,
 };
 use crate::publish::{PublishRef, TransactionId};
+use crate::wire::Frames;
 
 /// One call, in words and in parts.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +20,7 @@ pub struct Call {
     /// `publish topic:a/b`, `attach 3 topic a/#`, `settle 3 [7, 8] Accepted` ...
     pub text: String,
     pub ticket: Option<Ticket>,
-    /// Of a publish.
+    /// Of a publish, or of frames that are passed on.
     pub body: Bytes,
 }
 
@@ -31,6 +33,8 @@ pub struct RecordingHost {
     /// `None` was forgotten.
     pub notes: Vec<(u32, Option<Bytes>, Safe)>,
     pub closed: Option<Farewell>,
+    /// Frames are passed on: `pass topic:a/b 3`, their bytes are the call's body.
+    pub passes: bool,
 }
 
 impl RecordingHost {
@@ -128,6 +132,15 @@ impl Host for RecordingHost {
             text.push_str(&format!(" tx{id}"));
         }
         self.calls.push_back(Call { text, ticket, body: Bytes::copy_from_slice(publish.body) });
+    }
+
+    fn pass_on(&mut self, address: AddressRef<'_>, frames: &Frames<'_>) -> bool {
+        if self.passes {
+            let (text, body) =
+                (format!("pass {address} {}", frames.count), Bytes::copy_from_slice(frames.bytes));
+            self.calls.push_back(Call { text, ticket: None, body });
+        }
+        self.passes
     }
 
     fn attach(&mut self, ticket: Ticket, consumer: ConsumerId, source: Source<'_>) {

@@ -34,6 +34,13 @@ impl Wire {
         self.guarantee.min(publish)
     }
 
+    /// Whether such frames are what this class encodes their publishes to: there is nothing in them that depends on the
+    /// subscriber.
+    #[must_use]
+    pub fn passes(&self, frames: &Frames<'_>) -> bool {
+        self.format == frames.format && self.version == frames.version && self.identifiers.is_empty()
+    }
+
     /// Two overlapping subscriptions of one connection as one: it gets one copy, with the higher guarantee and all numbers.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
@@ -59,6 +66,18 @@ impl PartialEq for Wire {
 }
 
 impl Eq for Wire {}
+
+/// Publishes to one address as they came: they promise nothing, are not to be retained and have no properties.
+#[derive(Debug, Clone, Copy)]
+pub struct Frames<'a> {
+    /// As in [`Wire::format`].
+    pub format: Format,
+    /// As in [`Wire::version`].
+    pub version: u8,
+    pub bytes: &'a [u8],
+    /// Frames in `bytes`.
+    pub count: u32,
+}
 
 /// Where a receiver patches one frame of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

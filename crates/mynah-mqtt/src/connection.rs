@@ -16,10 +16,11 @@ use crate::codec::control::Disconnect;
 use crate::codec::property::{Properties, Value, fits, id, put_field};
 use crate::codec::{Frame, Packet, kind, split_frame};
 use crate::enhanced::Enhanced;
-use crate::inbound::{Inbound, Seen};
+use crate::inbound::Inbound;
 use crate::login::{Login, capped, expiry_of};
 use crate::outbound::Outbound;
 use crate::parked::Parked;
+use crate::reading::Reading;
 use crate::reason::{Fault, Reason};
 use crate::subscription::Subscriptions;
 use crate::tolerant;
@@ -181,23 +182,22 @@ impl MqttConnection {
     fn on_packets<'a>(
         &mut self,
         now: Instant,
-        mut rest: &'a [u8],
+        bytes: &'a [u8],
         host: &mut dyn Host,
     ) -> Result<Option<&'a [u8]>, Violation> {
         let bytes_max = self.config.packet_bytes_max;
-        let before = rest.len();
-        let mut seen = Seen::default();
+        let mut reading = Reading::new(bytes);
         let waits = loop {
             if self.is_blocked() {
                 break true;
             }
-            let done = match split_frame(rest, bytes_max) {
+            let done = match split_frame(reading.rest, bytes_max) {
                 Ok(Some(mut frame)) => {
-                    rest = frame.rest;
+                    (reading.packet, reading.rest) = (reading.rest, frame.rest);
                     if self.config.tolerant {
                         frame.first = tolerant::header(frame.first);
                     }
-                    self.on_packet(now, &frame, &mut seen, host)
+                    self.on_packet(now, &frame, &mut reading, host)
                 }
                 Ok(None) => break true,
                 Err(fault) => Err(fault),
@@ -209,10 +209,11 @@ impl MqttConnection {
                 break false;
             }
         };
-        if rest.len() < before {
+        let nothing = reading.rest.len() == bytes.len();
+        if !nothing {
             self.heard = now;
         }
-        if waits && rest.len() == before { Ok(None) } else { Ok(Some(rest)) }
+        if waits && nothing { Ok(None) } else { Ok(Some(reading.rest)) }
     }
 
     /// The broker has to answer first. In 5.0 it is the receive maximum that bounds publishes.
@@ -228,11 +229,11 @@ impl MqttConnection {
         &mut self,
         now: Instant,
         frame: &Frame<'a>,
-        seen: &mut Seen<'a>,
+        reading: &mut Reading<'a>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
         match (frame.first >> 4, frame.body) {
-            (kind::PUBLISH, body) => self.on_publish(frame.first, body, seen, host),
+            (kind::PUBLISH, body) => self.on_publish(frame.first, body, reading, host),
             // The plain form of the usual acknowledgement.
             (kind::PUBACK, [high, low]) if frame.first & 0x0f == 0 && (*high | *low) != 0 => {
                 let id = u16::from_be_bytes([*high, *low]);

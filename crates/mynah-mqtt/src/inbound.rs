@@ -15,6 +15,7 @@ use crate::codec::property::{Properties, fits, id, put_field};
 use crate::codec::publish::{Facts, Publish, qos};
 use crate::connection::{MqttConnection, TicketKind};
 use crate::parked::received_key;
+use crate::reading::Reading;
 use crate::reason::{self, Fault, Reason};
 use crate::translate;
 use crate::version::Version;
@@ -115,34 +116,29 @@ enum Receipt {
     Repeated,
 }
 
-/// The last topic of what is being read: who publishes to one topic again and again has it looked at once.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Seen<'a> {
-    topic: &'a str,
-    /// It is its own address.
-    plain: bool,
-}
-
 impl MqttConnection {
     #[inline]
     pub(crate) fn on_publish<'a>(
         &mut self,
         first: u8,
         body: &'a [u8],
-        seen: &mut Seen<'a>,
+        reading: &mut Reading<'a>,
         host: &mut dyn Host,
     ) -> Result<(), Fault> {
-        let mut publish = Publish::decode_after(seen.topic, first, body, self.version)?;
+        let mut publish = Publish::decode_after(reading.topic, first, body, self.version)?;
         if self.config.is_restricted {
             self.restrict(&mut publish)?;
         }
-        if !std::ptr::eq(publish.topic, seen.topic) {
+        if !std::ptr::eq(publish.topic, reading.topic) {
             let plain = self.config.mount_point.is_empty() && address::is_plain(publish.topic);
-            *seen = Seen { topic: publish.topic, plain };
+            reading.set_topic(publish.topic, plain);
         }
-        if seen.plain && publish.properties.is_empty() && publish.guarantee == Guarantee::AtMostOnce {
-            // The shortest way; what it cannot do ends up below.
-            host.publish(None, &borrowed(&publish, &Facts::default(), AddressRef::Topic(publish.topic)));
+        if reading.plain && publish.properties.is_empty() && publish.guarantee == Guarantee::AtMostOnce {
+            // The shortest ways; what they cannot do ends up below.
+            if !reading.pass_on(self.version, self.config.packet_bytes_max, host) {
+                let address = AddressRef::Topic(publish.topic);
+                host.publish(None, &borrowed(&publish, &Facts::default(), address));
+            }
             return Ok(());
         }
         let facts = publish.facts();

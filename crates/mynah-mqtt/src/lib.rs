@@ -19,7 +19,8 @@ mod inbound;
 mod login;
 mod outbound;
 mod parked;
-pub mod reason;
+pub mod reading;
+mod reason;
 mod subscription;
 #[cfg(test)]
 mod tests;

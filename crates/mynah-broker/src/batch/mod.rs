@@ -18,7 +18,9 @@ use bytes::Bytes;
 use mynah_core::engine::{Condition, Gone, QueueNumber};
 use mynah_core::protocol::{Refusal, RefusalKind, Reply, Safe, Ticket};
 use mynah_core::queue::Effect;
-use mynah_core::{Address, AddressRef, ConsumerId, Delivery, DeliveryTag, Message, PublishRef, Retain, Run};
+use mynah_core::{
+    Address, AddressRef, ConsumerId, Delivery, DeliveryTag, Frames, Message, PublishRef, Retain, Run,
+};
 
 use self::dead_letters::DeadLetter;
 pub(crate) use self::kept::refusal_of;
@@ -157,13 +159,14 @@ impl Batch {
             // Before looking who subscribes: a new subscriber finds it in the store, or is found here.
             self.retain(host, now, publish);
         }
+        let address = publish.address;
         let route = match self.route.take() {
-            Some(route) if route.serves(&host.routes, publish.address) => route,
+            Some(route) if route.serves(&host.routes, address) => route,
             old => {
                 self.route = old;
                 self.flush(host, now);
-                let hash = host.routes.hash_of(publish.address);
-                let route = match host.routes.remembered(hash, publish.address) {
+                let hash = host.routes.hash_of(address);
+                let route = match host.routes.remembered(hash, address) {
                     Some(route) => route,
                     None if ticket.is_none() && is_only_retained(host, publish) => return,
                     None => host.routes.remember(hash, host.build_route(publish, now)),
@@ -203,6 +206,42 @@ impl Batch {
         if full {
             self.flush(host, now);
         }
+    }
+
+    /// Takes frames as they are, if everybody they go to gets them so.
+    pub fn pass_on(
+        &mut self,
+        host: &VirtualHost,
+        now: Instant,
+        address: AddressRef<'_>,
+        frames: &Frames<'_>,
+    ) -> bool {
+        let known = self.route.take_if(|route| route.serves(&host.routes, address));
+        let route = known.unwrap_or_else(|| {
+            self.flush(host, now);
+            let publish = PublishRef::new(address, &[]);
+            let route = host.routes.find(address, || host.build_route(&publish, now));
+            self.begin_run(&route);
+            route
+        });
+        let passes = route.outcome == Found::Yes
+            && !route.needs_message()
+            && route.classes.iter().all(|wire| wire.passes(frames));
+        if passes {
+            // What came before.
+            if self.runs.iter().any(|run| run.frames > 0) {
+                self.flush_direct(&route, now);
+            }
+            for target in &route.direct {
+                if target.no_local && target.inbox.connection() == self.publisher {
+                    continue;
+                }
+                let pushed = target.inbox.push_frames(frames.bytes, frames.count, &[], now);
+                note(pushed, &target.inbox, &mut self.touched, &mut self.congested, &mut self.meter);
+            }
+        }
+        self.route = Some(route);
+        passes
     }
 
     /// Takes a message that is owned already (a will, a dead letter, an operator's), to `address`. Answers how many

@@ -20,7 +20,7 @@ use mynah_core::protocol::{
     Change, Credentials, End, Expiry, Farewell, Host, Peer, Refusal, RefusalKind, Reply, Safe, SessionSpec,
     Source, Step, Ticket, Will,
 };
-use mynah_core::{Address, AddressRef, ConsumerId, DeliveryTag, Outcome, PublishRef, TransactionId};
+use mynah_core::{Address, AddressRef, ConsumerId, DeliveryTag, Frames, Outcome, PublishRef, TransactionId};
 
 use crate::access::ANONYMOUS;
 use crate::batch::Batch;
@@ -291,6 +291,16 @@ impl Host for Turn<'_> {
             return;
         }
         self.batch.publish(&self.host.host, self.now, ticket, publish);
+    }
+
+    fn pass_on(&mut self, address: AddressRef<'_>, frames: &Frames<'_>) -> bool {
+        // None of them can be too large for the broker if all of them together are not.
+        let small = frames.bytes.len() <= self.host.broker.shared.config.message_bytes_max;
+        let passed = small
+            && self.may_publish(address).is_ok()
+            && self.batch.pass_on(&self.host.host, self.now, address, frames);
+        self.batch.meter.received += if passed { u64::from(frames.count) } else { 0 };
+        passed
     }
 
     fn attach(&mut self, ticket: Ticket, consumer: ConsumerId, source: Source<'_>) {

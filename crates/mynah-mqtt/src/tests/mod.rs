@@ -4,6 +4,7 @@ mod fuzz;
 mod inbound;
 mod login;
 mod outbound;
+mod passing;
 mod session;
 mod spy;
 mod strict;
