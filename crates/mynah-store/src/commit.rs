@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use mynah_core::engine::{Condition, RecordRef, Records, Waiter, read_record, skip_message};
 use tracing::{error, info, warn};
 
+use crate::buffer::Buffer;
 use crate::disk::{DiskFile, is_full};
 use crate::engine::{Chunk, Inner};
 use crate::format::{
@@ -185,7 +186,7 @@ impl Inner {
     }
 
     /// Writes a group whose content stands behind room for its header.
-    fn put_group(&self, writer: &mut Writer, bytes: &mut Vec<u8>, from: u64, to: u64) -> Result<(), Stop> {
+    fn put_group(&self, writer: &mut Writer, bytes: &mut Buffer, from: u64, to: u64) -> Result<(), Stop> {
         let length = bytes.len() - GROUP_HEADER;
         let header = GroupHeader {
             length: u32::try_from(length).unwrap_or(u32::MAX),
@@ -221,7 +222,7 @@ impl Inner {
             }
             None => true,
         };
-        let file = self.disk.open(&name, true)?;
+        let file = self.disk.open_direct(&name)?;
         if fresh {
             file.allocate(self.options.journal_file_bytes)?;
         }
@@ -233,7 +234,8 @@ impl Inner {
         let mut records = Records::default();
         self.ledger.lock().checkpoint(&mut records);
         if !records.is_empty() {
-            let mut bytes = vec![0; GROUP_HEADER];
+            let mut bytes = Buffer::default();
+            bytes.resize(GROUP_HEADER, 0);
             bytes.extend_from_slice(records.bytes());
             self.put_group(writer, &mut bytes, lsn, lsn)?;
         }

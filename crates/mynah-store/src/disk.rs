@@ -8,11 +8,12 @@
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 
 /// A directory and what is in it. Paths are relative to it.
 pub trait Disk: Send + Sync + fmt::Debug {
@@ -31,6 +32,15 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// As the operating system says.
     fn open(&self, path: &str, create: bool) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens for reading and writing what is written once and hardly ever read: whole blocks go past the page cache where the file system
+    /// can do that, which is faster and leaves the cache to others.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn open_direct(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path, true)
+    }
 
     /// # Errors
     /// As the operating system says.
@@ -141,7 +151,16 @@ impl Disk for RealDisk {
             .create(create)
             .truncate(false)
             .open(self.dir.join(path))?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile { file, direct: None, refused: AtomicBool::new(false) }))
+    }
+
+    fn open_direct(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.dir.join(path);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+        // Not every file system has it.
+        let direct = OpenOptions::new().write(true).custom_flags(flags).open(&path).ok();
+        Ok(Arc::new(RealFile { file, direct, refused: AtomicBool::new(false) }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -163,27 +182,56 @@ impl Disk for RealDisk {
 }
 
 #[derive(Debug)]
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// The same, past the page cache.
+    direct: Option<File>,
+    /// It wants larger blocks than it was given.
+    refused: AtomicBool,
+}
+
+/// The smallest blocks that are written past the page cache.
+const BLOCK: usize = 512;
+
+impl RealFile {
+    /// Writes whole blocks past the page cache. False: they must be written otherwise.
+    fn write_direct(&self, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+        let Some(direct) = &self.direct else { return Ok(false) };
+        let in_blocks = offset.is_multiple_of(BLOCK as u64)
+            && bytes.len().is_multiple_of(BLOCK)
+            && bytes.as_ptr().align_offset(BLOCK) == 0;
+        if !in_blocks || self.refused.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match direct.write_all_at(bytes, offset) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.refused.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+            done => done.map(|()| true),
+        }
+    }
+}
 
 impl DiskFile for RealFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        FileExt::read_at(&self.0, into, offset)
+        FileExt::read_at(&self.file, into, offset)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        if self.write_direct(offset, bytes)? { Ok(()) } else { self.file.write_all_at(bytes, offset) }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
             // Not every file system can: then room is found when it is written to.
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             done => done.map_err(io::Error::from),
@@ -230,4 +278,38 @@ pub(crate) enum LockError {
     /// The process that has it.
     Held(String),
     Io(io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Buffer;
+
+    /// Whole blocks go past the page cache, the rest does not, and both are read as one; also where the file system has only one way.
+    #[test]
+    fn direct_and_other_writes_are_one_file() {
+        for dir in [std::env::temp_dir(), Path::new("/dev/shm").to_owned()] {
+            if !dir.is_dir() {
+                continue;
+            }
+            let name = format!("mynah-direct-{}", std::process::id());
+            let disk = RealDisk::new(&dir);
+            let file = disk.open_direct(&name).unwrap();
+            file.allocate(1 << 20).unwrap();
+            let mut like = vec![0; 1 << 20];
+            for step in 0..200_usize {
+                let length = if step % 3 == 0 { step * 31 } else { step % 9 * 512 };
+                let offset = if step % 4 == 0 { step * 777 } else { step * 1536 };
+                let mut bytes = Buffer::default();
+                bytes.resize(length, u8::try_from(step + 1).unwrap());
+                file.write_at(offset as u64, &bytes).unwrap();
+                like[offset..offset + length].copy_from_slice(&bytes);
+                if step % 5 == 0 {
+                    file.sync().unwrap();
+                }
+            }
+            assert!(read_all(&*file).unwrap() == like, "{}", dir.display());
+            disk.remove(&name).unwrap();
+        }
+    }
 }

@@ -19,6 +19,7 @@ use mynah_core::engine::{
 use parking_lot::{Condvar, Mutex};
 
 use crate::StoreOptions;
+use crate::buffer::Buffer;
 use crate::commit::Writer;
 use crate::disk::Disk;
 use crate::format::{ALIGN, GROUP_HEADER, JOURNAL_HEADER, StoreHeader};
@@ -33,7 +34,7 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct Chunk {
     pub(crate) file: u32,
     /// Begins with room for the group's header.
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Buffer,
     pub(crate) from: u64,
     pub(crate) to: u64,
 }
@@ -66,7 +67,7 @@ pub(crate) struct Tail {
     /// The file whose emptying has been asked for.
     asked: Option<u32>,
     /// Emptied buffers.
-    pub(crate) spare: Vec<Vec<u8>>,
+    pub(crate) spare: Vec<Buffer>,
 }
 
 #[derive(Debug, Default)]
@@ -208,9 +209,12 @@ impl Tail {
 impl Inner {
     /// A page must not be safe before what its messages came with: they would be there after a crash, and what was to leave in
     /// the same append as well.
-    fn catch_up(&self) -> io::Result<()> {
+    fn catch_up(&self, after: Lsn) -> io::Result<()> {
+        if Log::durable(self) >= after {
+            return Ok(());
+        }
         match Log::condition(self) {
-            Condition::Open if self.options.threads => Log::flush(self),
+            Condition::Open if self.options.threads => self.flush_to(after),
             Condition::Open => {
                 #[cfg(test)]
                 self.step();
@@ -248,6 +252,10 @@ impl Log for Inner {
             self.work.notify_one();
         }
         appended
+    }
+
+    fn end(&self) -> Lsn {
+        Lsn(self.tail.lock().lsn)
     }
 
     fn durable(&self) -> Lsn {
@@ -297,9 +305,10 @@ impl Log for Inner {
         extent: Extent,
         level: u8,
         entries: &[StoredEntry],
+        after: Lsn,
     ) -> io::Result<Page> {
         if entries.iter().any(|entry| entry.durable) {
-            self.catch_up()?;
+            self.catch_up(after)?;
         }
         self.write_page_file(queue, extent, level, entries).inspect_err(|_| {
             self.counters.write_errors.fetch_add(1, Ordering::Relaxed);
@@ -378,8 +387,14 @@ impl Log for Inner {
     }
 
     fn flush(&self) -> io::Result<()> {
+        self.flush_to(self.end())
+    }
+}
+
+impl Inner {
+    /// Waits until what is before `lsn` is safe.
+    fn flush_to(&self, lsn: Lsn) -> io::Result<()> {
         let (sender, receiver) = std::sync::mpsc::channel();
-        let lsn = Lsn(self.tail.lock().lsn);
         let waiter: Arc<dyn Waiter> = Arc::new(Signal(Mutex::new(sender)));
         match self.wait(lsn, &waiter) {
             Wait::Done => return Ok(()),

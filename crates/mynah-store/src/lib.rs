@@ -13,6 +13,7 @@
 
 mod backup;
 mod bench;
+mod buffer;
 mod commit;
 mod disk;
 mod engine;

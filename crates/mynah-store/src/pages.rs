@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 use mynah_core::DeliveryTag;
 use mynah_core::engine::{Extent, Page, QueueNumber, RecordRef, Records, StoredEntry, TagSet, read_record};
 
+use crate::buffer::Buffer;
 use crate::disk::read_all;
 use crate::engine::Inner;
-use crate::format::{PageHeader, page_name};
+use crate::format::{ALIGN, PageHeader, page_name};
 use crate::ledger::PageState;
 
 fn damaged(queue: QueueNumber, page: u32, what: &str) -> io::Error {
@@ -55,8 +56,14 @@ impl Inner {
             content_length: content.len() as u64,
             content_sum: crc32c::crc32c(content),
         };
-        let mut file = header.encode();
+        let head = header.encode();
+        let mut file = Buffer::default();
+        let length = (head.len() + content.len()).next_multiple_of(ALIGN);
+        file.reserve(length);
+        file.extend_from_slice(&head);
         file.extend_from_slice(content);
+        // Whole blocks; the header says how much of it is content.
+        file.resize(length, 0);
         self.write_file(&page_name(queue, extent.number()), &file, safe)?;
         if safe {
             self.disk.sync_dir("queues")?;
@@ -74,7 +81,7 @@ impl Inner {
     pub(crate) fn write_file(&self, name: &str, bytes: &[u8], safe: bool) -> io::Result<()> {
         let beside = format!("{name}.tmp");
         let done = (|| {
-            let file = self.disk.open(&beside, true)?;
+            let file = self.disk.open_direct(&beside)?;
             file.write_at(0, bytes)?;
             if safe {
                 file.sync()?;

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use mynah_core::engine::{Extent, LogObserver, Records, SharedNumber};
+use mynah_core::engine::{Extent, LogObserver, Lsn, Records, SharedNumber};
 use mynah_core::queue::Outgoing;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +51,13 @@ struct Work {
 struct Reads {
     wanted: VecDeque<(Arc<QueueHandle>, Extent)>,
     stop: bool,
+}
+
+/// A page that is to be written.
+struct Cut {
+    outgoing: Outgoing,
+    /// Where the log ended then: before that its messages were appended.
+    after: Lsn,
 }
 
 enum Task {
@@ -221,39 +228,64 @@ impl Broker {
             .collect()
     }
 
-    /// Pages out the middle of a queue until it is well under its bound.
+    /// Pages out the middle of a queue until it is well under its bound. Each page is cut one ahead of being written: meanwhile the
+    /// journal makes its messages safe, and nobody has to wait for that.
     fn shrink(&self, queue: &Arc<QueueHandle>) {
+        let mut ahead: Option<Cut> = None;
         for _ in 0..PAGES_AT_ONCE {
-            let mut guarded = queue.lock();
-            let memory = guarded.machine.memory();
-            let bound = self.shared.pager.bound_of(&guarded);
-            guarded.bound = bound;
-            let low = memory <= bound / 4 * 3;
-            if memory < bound / 2 * 3 {
-                queue.gate.open();
+            let cut = self.cut_middle(queue);
+            let done = cut.is_none();
+            if let Some(ready) = std::mem::replace(&mut ahead, cut)
+                && !self.write_page(queue, ready)
+            {
+                return Self::rest(queue, ahead);
             }
-            let cut =
-                if low { None } else { guarded.machine.cut_page(self.shared.engine.log.next_page(), false) };
-            let Some(outgoing) = cut else {
-                guarded.paging = false;
-                // What cannot be cut is out with consumers, or of too few messages: look again when it has grown.
-                guarded.page_at = if low { bound } else { memory.max(bound) + (4 << 20) };
-                queue.unlock(guarded);
-                queue.gate.open();
-                return;
-            };
-            queue.unlock(guarded);
-            if !self.write_page(queue, outgoing) {
-                let mut guarded = queue.lock();
-                guarded.paging = false;
-                guarded.page_at = guarded.machine.memory() + (16 << 20);
-                drop(guarded);
-                queue.gate.open();
+            if done {
                 return;
             }
         }
+        if let Some(last) = ahead
+            && !self.write_page(queue, last)
+        {
+            return Self::rest(queue, None);
+        }
         // There is more, but others wait as well.
         self.shared.pager.work.lock().queues.push_back(Arc::clone(queue));
+    }
+
+    /// The next page of a queue that has too much in memory.
+    fn cut_middle(&self, queue: &Arc<QueueHandle>) -> Option<Cut> {
+        let log = &self.shared.engine.log;
+        let mut guarded = queue.lock();
+        let memory = guarded.machine.memory();
+        let bound = self.shared.pager.bound_of(&guarded);
+        guarded.bound = bound;
+        let low = memory <= bound / 4 * 3;
+        if memory < bound / 2 * 3 {
+            queue.gate.open();
+        }
+        let cut = if low { None } else { guarded.machine.cut_page(log.next_page(), false) };
+        if cut.is_none() {
+            guarded.paging = false;
+            // What cannot be cut is out with consumers, or of too few messages: look again when it has grown.
+            guarded.page_at = if low { bound } else { memory.max(bound) + (4 << 20) };
+            queue.gate.open();
+        }
+        let cut = cut.map(|outgoing| Cut { outgoing, after: log.end() });
+        queue.unlock(guarded);
+        cut
+    }
+
+    /// The disk has failed: the queue grows for a while.
+    fn rest(queue: &QueueHandle, unwritten: Option<Cut>) {
+        let mut guarded = queue.lock();
+        if let Some(cut) = unwritten {
+            guarded.machine.not_paged(cut.outgoing);
+        }
+        guarded.paging = false;
+        guarded.page_at = guarded.machine.memory() + (16 << 20);
+        drop(guarded);
+        queue.gate.open();
     }
 
     /// All queues together have too much in memory: the largest give first.
@@ -271,10 +303,12 @@ impl Broker {
             while pager.used() > enough {
                 let mut guarded = queue.lock();
                 let some = guarded.machine.memory() > QUEUE_MEMORY_SMALL;
-                let cut = some.then(|| guarded.machine.cut_page(self.shared.engine.log.next_page(), true));
+                let log = &self.shared.engine.log;
+                let outgoing = some.then(|| guarded.machine.cut_page(log.next_page(), true));
+                let after = log.end();
                 queue.unlock(guarded);
-                let Some(outgoing) = cut.flatten() else { break };
-                if !self.write_page(&queue, outgoing) {
+                let Some(outgoing) = outgoing.flatten() else { break };
+                if !self.write_page(&queue, Cut { outgoing, after }) {
                     break;
                 }
             }
@@ -283,9 +317,11 @@ impl Broker {
     }
 
     /// False if it could not be written.
-    fn write_page(&self, queue: &Arc<QueueHandle>, outgoing: Outgoing) -> bool {
+    fn write_page(&self, queue: &Arc<QueueHandle>, cut: Cut) -> bool {
+        let Cut { outgoing, after } = cut;
         let log = &self.shared.engine.log;
-        let written = log.write_page(queue.number, outgoing.extent, outgoing.level, &outgoing.stored());
+        let entries = outgoing.stored();
+        let written = log.write_page(queue.number, outgoing.extent, outgoing.level, &entries, after);
         let mut guarded = queue.lock();
         let done = match written {
             Ok(_) => {
@@ -347,13 +383,14 @@ impl Broker {
             loop {
                 let mut guarded = queue.lock();
                 let cut = guarded.machine.cut_held(log.next_page(), held);
+                let after = log.end();
                 let Some(outgoing) = cut else {
                     self.append_again(&queue, &mut guarded, held, &mut bodies);
                     queue.unlock(guarded);
                     break;
                 };
                 queue.unlock(guarded);
-                if !self.write_page(&queue, outgoing) {
+                if !self.write_page(&queue, Cut { outgoing, after }) {
                     break;
                 }
             }

@@ -189,7 +189,7 @@ fn pages(open: Open<'_>) {
         })
         .collect();
     let page = engine.log.next_page();
-    let written = engine.log.write_page(Q, page, 2, &entries);
+    let written = engine.log.write_page(Q, page, 2, &entries, engine.log.end());
     assert!(written.is_ok_and(|page| page.count == 4));
     records.paged(Q, page, (3..=6).map(DeliveryTag));
     records.release(extent, 4);

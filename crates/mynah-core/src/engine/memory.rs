@@ -203,6 +203,10 @@ impl Log for Memory {
         Appended { lsn: Lsn(inner.blocks.len() as u64), extent: JOURNAL }
     }
 
+    fn end(&self) -> Lsn {
+        Lsn(self.lock().blocks.len() as u64)
+    }
+
     fn durable(&self) -> Lsn {
         Lsn(self.lock().durable as u64)
     }
@@ -242,6 +246,7 @@ impl Log for Memory {
         extent: Extent,
         level: u8,
         entries: &[StoredEntry],
+        _: Lsn,
     ) -> io::Result<Page> {
         self.lock().pages.insert(extent, MemoryPage { queue, level, entries: entries.to_vec() });
         page_of(extent, level, entries).ok_or_else(|| io::Error::other("an empty page"))

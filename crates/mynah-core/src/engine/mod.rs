@@ -256,6 +256,9 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// looks at [`Log::condition`] before and at [`Log::backlog`].
     fn append(&self, records: &Records) -> Appended;
 
+    /// Everything that was appended is before this.
+    fn end(&self) -> Lsn;
+
     /// Everything before this is safe.
     fn durable(&self) -> Lsn;
 
@@ -273,8 +276,8 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// The extent of a page that will be written.
     fn next_page(&self) -> Extent;
 
-    /// Writes a page of a queue; blocks. When it returns and something in it is durable, it is safe. Its messages are counted
-    /// as in it; the caller has their old extents released by [`Records::released`].
+    /// Writes a page of a queue; blocks. Before something durable in it is safe, everything before `after` is: where the log ended when
+    /// its messages were in the queue. When it returns and something in it is durable, it is safe. Its messages are counted as in it; the caller has their old extents released by [`Records::released`].
     ///
     /// # Errors
     /// Nothing was kept of it.
@@ -284,6 +287,7 @@ pub trait Log: Send + Sync + fmt::Debug {
         extent: Extent,
         level: u8,
         entries: &[StoredEntry],
+        after: Lsn,
     ) -> std::io::Result<Page>;
 
     /// The messages of a page that are not settled, in order; blocks.

@@ -324,7 +324,7 @@ impl Bench {
         }
         let entries: Vec<StoredEntry> = in_journal.iter().map(|at| self.stored(*at)).collect();
         let page = self.engine.log.next_page();
-        self.engine.log.write_page(QueueNumber(queue), page, 0, &entries).unwrap();
+        self.engine.log.write_page(QueueNumber(queue), page, 0, &entries, self.engine.log.end()).unwrap();
         if dice.one_in(8) {
             // The power goes before it is told: the messages stand in both.
             self.must_crash = true;

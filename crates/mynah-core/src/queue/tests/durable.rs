@@ -219,7 +219,10 @@ impl Bench {
         self.records.clear();
         if written {
             let entries = outgoing.stored();
-            self.engine.log.write_page(NUMBER, outgoing.extent, outgoing.level, &entries).unwrap();
+            self.engine
+                .log
+                .write_page(NUMBER, outgoing.extent, outgoing.level, &entries, self.engine.log.end())
+                .unwrap();
             let mut records = Records::default();
             self.queue.paged(outgoing, NUMBER, &mut records);
             self.queue.tell(NUMBER, &mut records);
