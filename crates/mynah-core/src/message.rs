@@ -8,7 +8,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::address::Address;
 use crate::publish::{ContentRef, PublishRef};
@@ -90,29 +90,103 @@ pub struct Format(pub &'static str);
 /// Decodes what a protocol crate encoded and has validated before; unreadable parts are left out, never a panic.
 pub type Decode = fn(&[u8]) -> Properties;
 
-/// Properties in the sender's own encoding, decoded at most once and only if somebody asks.
+/// Properties in the sender's own encoding, which stands in the memory of the body: see [`Body::encoded`]. They are decoded at most once and only if somebody asks.
 #[derive(Debug)]
 pub struct Original {
     pub format: Format,
-    pub bytes: Bytes,
     decode: Decode,
     decoded: OnceLock<Box<Properties>>,
 }
 
 impl Original {
     #[must_use]
-    pub fn new(format: Format, bytes: Bytes, decode: Decode) -> Self {
-        Self { format, bytes, decode, decoded: OnceLock::new() }
+    pub fn new(format: Format, decode: Decode) -> Self {
+        Self { format, decode, decoded: OnceLock::new() }
     }
 
-    #[must_use]
-    pub fn properties(&self) -> &Properties {
-        self.decoded.get_or_init(|| Box::new((self.decode)(&self.bytes)))
+    fn properties(&self, bytes: &[u8]) -> &Properties {
+        self.decoded.get_or_init(|| Box::new((self.decode)(bytes)))
     }
 
     #[must_use]
     pub fn decoder(&self) -> Decode {
         self.decode
+    }
+}
+
+/// The bytes of a message, with the sender's encoding of its properties if there is one, in one allocation. A body that lies inside
+/// the encoding (a bare AMQP 1.0 message) is there once.
+#[derive(Debug, Clone, Default)]
+pub struct Body {
+    both: Bytes,
+    /// The encoding ends here.
+    encoded: usize,
+    start: usize,
+    end: usize,
+}
+
+impl Body {
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self { both: Bytes::copy_from_slice(bytes), encoded: 0, start: 0, end: bytes.len() }
+    }
+
+    /// `body` may be a part of `encoded`.
+    #[must_use]
+    pub fn with_encoded(encoded: &[u8], body: &[u8]) -> Self {
+        if let Some(start) = start_inside(encoded, body) {
+            let both = Bytes::copy_from_slice(encoded);
+            return Self { both, encoded: encoded.len(), start, end: start + body.len() };
+        }
+        let mut both = Vec::with_capacity(encoded.len() + body.len());
+        both.extend_from_slice(encoded);
+        both.extend_from_slice(body);
+        Self { encoded: encoded.len(), start: encoded.len(), end: both.len(), both: both.into() }
+    }
+
+    /// The sender's encoding of the properties.
+    #[must_use]
+    pub fn encoded(&self) -> &[u8] {
+        self.both.get(..self.encoded).unwrap_or_default()
+    }
+
+    /// Where in the encoding the body begins, if it is a part of it.
+    #[must_use]
+    pub fn inside(&self) -> Option<usize> {
+        (self.start < self.encoded).then_some(self.start)
+    }
+
+    /// Bytes it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.both.len()
+    }
+
+    /// Other bytes of the same length, in the same memory if nobody else holds it.
+    fn renew(&mut self, bytes: &[u8]) {
+        let old = std::mem::take(self);
+        *self = match old.both.try_into_mut() {
+            Ok(mut both) if both.len() == bytes.len() => {
+                both.copy_from_slice(bytes);
+                Self { both: both.freeze(), encoded: 0, start: 0, end: bytes.len() }
+            }
+            // Of another length it would need a second allocation to be shared.
+            Ok(_) | Err(_) => Self::new(bytes),
+        };
+    }
+}
+
+impl std::ops::Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.both.get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 
@@ -211,7 +285,7 @@ pub struct Message {
     pub header: Header,
     pub content: Content,
     /// Bytes are bytes: of an AMQP 1.0 value the text or binary itself, of several data sections their concatenation.
-    pub body: Bytes,
+    pub body: Body,
     /// Newest first; empty for a message that was never dead-lettered.
     pub deaths: Vec<Death>,
     /// When the broker got it.
@@ -229,13 +303,13 @@ impl Message {
     #[must_use]
     pub fn with_address(publish: &PublishRef<'_>, address: Address, received: Instant) -> Self {
         let (content, body) = match publish.content {
-            ContentRef::None => (Content::None, Bytes::copy_from_slice(publish.body)),
+            ContentRef::None => (Content::None, Body::new(publish.body)),
             ContentRef::Decoded(properties) => {
-                (Content::Decoded(Box::new(properties.clone())), Bytes::copy_from_slice(publish.body))
+                (Content::Decoded(Box::new(properties.clone())), Body::new(publish.body))
             }
             ContentRef::Encoded { format, bytes, decode } => {
-                let (bytes, body) = own_both(bytes, publish.body);
-                (Content::Encoded(Box::new(Original::new(format, bytes, decode))), body)
+                let original = Original::new(format, decode);
+                (Content::Encoded(Box::new(original)), Body::with_encoded(bytes, publish.body))
             }
         };
         Self { address, header: publish.header, content, body, deaths: Vec::new(), received }
@@ -248,14 +322,7 @@ impl Message {
         if !plain || !self.deaths.is_empty() {
             return false;
         }
-        self.body = match std::mem::take(&mut self.body).try_into_mut() {
-            // Of another length it would need a second allocation to be shared.
-            Ok(mut body) if body.len() == publish.body.len() => {
-                body.copy_from_slice(publish.body);
-                body.freeze()
-            }
-            Ok(_) | Err(_) => Bytes::copy_from_slice(publish.body),
-        };
+        self.body.renew(publish.body);
         self.header = publish.header;
         self.received = received;
         true
@@ -269,7 +336,7 @@ impl Message {
             Content::Decoded(properties) => ContentRef::Decoded(properties),
             Content::Encoded(original) => ContentRef::Encoded {
                 format: original.format,
-                bytes: &original.bytes,
+                bytes: self.body.encoded(),
                 decode: original.decode,
             },
         };
@@ -281,15 +348,15 @@ impl Message {
         match &self.content {
             Content::None => no_properties(),
             Content::Decoded(properties) => properties,
-            Content::Encoded(original) => original.properties(),
+            Content::Encoded(original) => original.properties(self.body.encoded()),
         }
     }
 
     /// The sender's own encoding, if it is `format`.
     #[must_use]
-    pub fn original(&self, format: Format) -> Option<&Bytes> {
+    pub fn original(&self, format: Format) -> Option<&[u8]> {
         match &self.content {
-            Content::Encoded(original) if original.format == format => Some(&original.bytes),
+            Content::Encoded(original) if original.format == format => Some(self.body.encoded()),
             Content::None | Content::Decoded(_) | Content::Encoded(_) => None,
         }
     }
@@ -311,9 +378,8 @@ impl Message {
     #[must_use]
     pub fn size(&self) -> usize {
         match &self.content {
-            Content::None => self.body.len(),
-            Content::Decoded(_) => self.body.len() + size_of::<Properties>(),
-            Content::Encoded(original) => size_of_both(&original.bytes, &self.body),
+            Content::None | Content::Encoded(_) => self.body.size(),
+            Content::Decoded(_) => self.body.size() + size_of::<Properties>(),
         }
     }
 
@@ -330,11 +396,9 @@ impl Message {
         let content = match &self.content {
             Content::None => Content::None,
             Content::Decoded(properties) => Content::Decoded(properties.clone()),
-            Content::Encoded(original) => Content::Encoded(Box::new(Original::new(
-                original.format,
-                original.bytes.clone(),
-                original.decode,
-            ))),
+            Content::Encoded(original) => {
+                Content::Encoded(Box::new(Original::new(original.format, original.decode)))
+            }
         };
         Self {
             address: self.address.clone(),
@@ -345,22 +409,6 @@ impl Message {
             received,
         }
     }
-}
-
-/// Owns the encoded properties and the body in one allocation. A body that lies inside the encoding (a bare AMQP 1.0
-/// message) is shared with it.
-pub(crate) fn own_both(encoded: &[u8], body: &[u8]) -> (Bytes, Bytes) {
-    if let Some(start) = start_inside(encoded, body) {
-        let encoded = Bytes::copy_from_slice(encoded);
-        let body = encoded.slice(start..start + body.len());
-        return (encoded, body);
-    }
-    let mut both = BytesMut::with_capacity(encoded.len() + body.len());
-    both.extend_from_slice(encoded);
-    both.extend_from_slice(body);
-    let mut both = both.freeze();
-    let encoded = both.split_to(encoded.len());
-    (encoded, both)
 }
 
 /// Where in the encoding the body begins, if it is a part of it.
@@ -392,7 +440,7 @@ mod tests {
         let message = Message::from_publish(&publish, Instant::now());
         assert_eq!(message.body.as_ref(), b"body");
         let original = message.original(Format("test")).unwrap();
-        assert_eq!(original.as_ref(), encoded);
+        assert_eq!(original, encoded);
         assert_eq!(message.body.as_ptr() as usize - original.as_ptr() as usize, 5);
         // Not twice: a queue's bounds are about what is kept.
         assert_eq!((publish.size(), message.size()), (encoded.len(), encoded.len()));
@@ -405,7 +453,7 @@ mod tests {
         let publish = PublishRef { content, ..PublishRef::new(AddressRef::Queue("q"), b"body") };
         let message = Message::from_publish(&publish, Instant::now());
         assert_eq!(message.body.as_ref(), b"body");
-        assert_eq!(message.original(Format("test")).unwrap().as_ref(), b"props");
+        assert_eq!(message.original(Format("test")).unwrap(), b"props");
         assert_eq!((publish.size(), message.size()), (9, 9));
     }
 

@@ -5,15 +5,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::clock::WallClock;
 use super::fields::{Fault, Reader, put_bytes, put_text, put_varint};
 use super::formats::Formats;
 use super::values::{decode_address, decode_properties, encode_address, encode_properties};
-use crate::message::{
-    Cause, Content, Death, Format, Guarantee, Header, Message, Original, Retain, own_both, start_inside,
-};
+use crate::message::{Body, Cause, Content, Death, Format, Guarantee, Header, Message, Original, Retain};
 
 // Bits of the first two bytes.
 const RETAIN: u16 = 1 << 2;
@@ -40,7 +36,7 @@ fn format_of(message: &Message) -> Option<Format> {
 pub fn encode_message(out: &mut Vec<u8>, clock: &WallClock, message: &Message, before: Option<&Message>) {
     let header = &message.header;
     let inside = match &message.content {
-        Content::Encoded(original) => start_inside(&original.bytes, &message.body),
+        Content::Encoded(_) => message.body.inside(),
         Content::None | Content::Decoded(_) => None,
     };
     let as_before = before
@@ -78,7 +74,7 @@ pub fn encode_message(out: &mut Vec<u8>, clock: &WallClock, message: &Message, b
             if !as_before {
                 put_text(out, original.format.0);
             }
-            put_bytes(out, &original.bytes);
+            put_bytes(out, message.body.encoded());
         }
     }
     if !message.deaths.is_empty() {
@@ -189,11 +185,10 @@ pub fn decode_message(
     };
     let body = match encoded {
         // A protocol that is not there any more: its properties cannot be read, the body can.
-        None | Some((None, _)) => Bytes::copy_from_slice(body),
+        None | Some((None, _)) => Body::new(body),
         Some((Some((format, decode)), bytes)) => {
-            let (bytes, body) = own_both(bytes, body);
-            content = Content::Encoded(Box::new(Original::new(format, bytes, decode)));
-            body
+            content = Content::Encoded(Box::new(Original::new(format, decode)));
+            Body::with_encoded(bytes, body)
         }
     };
     Ok(Message { address, header, content, body, deaths, received })
@@ -212,6 +207,8 @@ pub(super) fn decode_shared(
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
+
+    use bytes::Bytes;
 
     use super::*;
     use crate::address::{Address, AddressRef};
