@@ -24,6 +24,7 @@ use crate::commit::Writer;
 use crate::disk::Disk;
 use crate::format::{ALIGN, GROUP_HEADER, JOURNAL_HEADER, StoreHeader};
 use crate::ledger::Ledger;
+use crate::pages::PageBuffers;
 use crate::state::Keyed;
 
 /// Bytes of blocks that make a group at most, unless one block is larger.
@@ -107,6 +108,7 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     /// Held while a copy of the directory is taken: nothing is removed meanwhile.
     pub(crate) copying: Mutex<()>,
+    pub(crate) page_buffers: Mutex<PageBuffers>,
 }
 
 impl std::fmt::Debug for Inner {

@@ -153,6 +153,7 @@ impl Store {
             recovered: Mutex::default(),
             counters: Counters::default(),
             copying: Mutex::default(),
+            page_buffers: Mutex::default(),
         };
         let Found { mut files, lsn, ledger, queues, next_page, spares, pages } = inner.recover()?;
         let next = files.back().map_or(1, |file| file.number + 1);

@@ -16,6 +16,16 @@ use crate::engine::Inner;
 use crate::format::{ALIGN, PageHeader, page_name};
 use crate::ledger::PageState;
 
+/// A larger buffer is not kept for the next page.
+const PAGE_BUFFER_MAX: usize = 8 << 20;
+
+/// What a page is put together in, kept from one to the next: fresh memory would cost as much as what is done in it.
+#[derive(Debug, Default)]
+pub(crate) struct PageBuffers {
+    records: Records,
+    file: Buffer,
+}
+
 fn damaged(queue: QueueNumber, page: u32, what: &str) -> io::Error {
     let text = format!("{}: {what}; `mynah store salvage` keeps what can be read", page_name(queue, page));
     io::Error::new(io::ErrorKind::InvalidData, text)
@@ -32,7 +42,9 @@ impl Inner {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "an empty page"));
         };
-        let mut records = Records::default();
+        let PageBuffers { mut records, mut file } = std::mem::take(&mut *self.page_buffers.lock());
+        records.clear();
+        file.clear();
         let (mut durable, mut transient) = (TagSet::default(), TagSet::default());
         let mut before = None;
         let mut bytes = 0;
@@ -57,7 +69,6 @@ impl Inner {
             content_sum: crc32c::crc32c(content),
         };
         let head = header.encode();
-        let mut file = Buffer::default();
         let length = (head.len() + content.len()).next_multiple_of(ALIGN);
         file.reserve(length);
         file.extend_from_slice(&head);
@@ -65,6 +76,9 @@ impl Inner {
         // Whole blocks; the header says how much of it is content.
         file.resize(length, 0);
         self.write_file(&page_name(queue, extent.number()), &file, safe)?;
+        if file.capacity() <= PAGE_BUFFER_MAX {
+            *self.page_buffers.lock() = PageBuffers { records, file };
+        }
         if safe {
             self.disk.sync_dir("queues")?;
         }
