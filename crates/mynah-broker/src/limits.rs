@@ -9,11 +9,14 @@ pub const RUN_BYTES_MAX: usize = 32 * 1024;
 /// Messages of one run that wait for a queue's lock.
 pub const RUN_MESSAGES_MAX: usize = 256;
 
-/// Bytes of spare buffers a thread keeps.
+/// Bytes of spare buffers a thread keeps, of small ones and of large ones each.
 pub const POOL_BYTES_MAX: usize = 16 << 20;
 
 /// A buffer larger than this is given back to the allocator.
 pub const POOL_BUFFER_BYTES_MAX: usize = 1 << 20;
+
+/// Up to this a buffer is small.
+pub const POOL_BUFFER_BYTES_SMALL: usize = 32 << 10;
 
 /// An inbox over this asks its publishers to pause.
 pub const INBOX_BYTES_HIGH: usize = 1 << 20;
@@ -32,8 +35,8 @@ pub const INBOX_DELIVERIES_HIGH: usize = 8 * 1024;
 /// is dropped and counted.
 pub const INBOX_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Spare lists of marks a thread keeps, and how long one may be: a list of the longest is 48 KiB.
-pub const POOL_MARK_LISTS_MAX: usize = 256;
+/// Marks that the spare lists of a thread have room for, of 12 bytes each, and how many one list may have.
+pub const POOL_MARKS_TOTAL: usize = 1 << 18;
 pub const POOL_MARKS_MAX: usize = 4096;
 
 /// Routes each thread remembers beside the last one of each connection.
