@@ -68,8 +68,6 @@ pub struct Batch {
     /// Between begin and end; still set at the next begin if a task panicked in between.
     busy: bool,
     pub touched: Vec<Arc<Inbox>>,
-    /// Somebody was woken in this turn.
-    pub woke: bool,
     pub effects: Vec<Effect>,
     pub replies: Vec<(Ticket, Reply)>,
     /// Queues that the disk does not keep up with: their publishers are to pause.
@@ -106,7 +104,6 @@ impl Batch {
             trouble: None,
             busy: false,
             touched: Vec::new(),
-            woke: false,
             effects: Vec::new(),
             replies: Vec::new(),
             gated: Vec::new(),
@@ -133,7 +130,6 @@ impl Batch {
         self.session = None;
         self.noted_later.clear();
         self.settle_safely = false;
-        self.woke = false;
         durable::begin_turn();
         self.publisher = inbox.connection();
         self.route = last_route;
@@ -420,7 +416,6 @@ impl Batch {
 
     /// Wakes every receiver that something was appended for.
     pub fn wake(&mut self) {
-        self.woke |= !self.touched.is_empty();
         for inbox in self.touched.drain(..) {
             inbox.wake();
         }
