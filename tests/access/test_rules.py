@@ -4,7 +4,7 @@ import pika.exceptions
 import pytest
 
 from support.clients.amqp091 import Amqp091Client
-from support.clients.common import Nothing, Refused
+from support.clients.common import Nothing, Refused, take
 from support.clients.mqtt import MqttClient
 from support.clients.stomp import StompClient
 
@@ -37,11 +37,7 @@ def mqtt(broker, user, client_id, version="5", **more):
 
 
 def bodies(reader, count):
-    got = []
-    for _ in range(count):
-        received = reader.receive()
-        reader.accept(received)
-        got.append(received.body)
+    got = take(reader, count)
     with pytest.raises(Nothing):
         reader.receive(timeout=0.4)
     return got

@@ -52,6 +52,16 @@ class Received:
     raw: typing.Any
 
 
+def take(client, count):
+    """The bodies of the next messages, each accepted."""
+    found = []
+    for _ in range(count):
+        received = client.receive()
+        client.accept(received)
+        found.append(received.body)
+    return found
+
+
 #: The reasons RabbitMQ writes into x-death, and the causes they stand for.
 CAUSES_0_9_1 = {
     "rejected": "rejected",

@@ -277,14 +277,14 @@ impl Broker {
     }
 
     /// The disk has failed: the queue grows for a while.
-    fn rest(queue: &QueueHandle, unwritten: Option<Cut>) {
+    fn rest(queue: &Arc<QueueHandle>, unwritten: Option<Cut>) {
         let mut guarded = queue.lock();
         if let Some(cut) = unwritten {
             guarded.machine.not_paged(cut.outgoing);
         }
         guarded.paging = false;
         guarded.page_at = guarded.machine.memory() + (16 << 20);
-        drop(guarded);
+        queue.unlock(guarded);
         queue.gate.open();
     }
 
