@@ -192,6 +192,10 @@ pub trait Host {
     /// becomes so in time.
     fn settle_safely(&mut self) {}
 
+    /// What is answered in this turn does not end the exchange, and the peer can only go on with it when it has the answer: the answer is
+    /// written before the receivers write.
+    fn answer_first(&mut self) {}
+
     /// After this batch: flush the wire and close. Not calling it before the connection is lost means `Abrupt`.
     fn close(&mut self, farewell: Farewell);
 }

@@ -172,9 +172,11 @@ impl MqttConnection {
         match address_of(&mounted(&self.config.mount_point, unescaped(topic))) {
             Ok(address) => {
                 let mut published = PublishRef { delay_ms, ..borrowed(&publish, &facts, address) };
-                if self.durable && publish.guarantee == Guarantee::ExactlyOnce {
+                if publish.guarantee == Guarantee::ExactlyOnce {
+                    // Its sender has to release it yet.
+                    host.answer_first();
                     // With the message, or it would come twice after a restart.
-                    published.note = Some(received_key(publish.id));
+                    published.note = self.durable.then(|| received_key(publish.id));
                 }
                 host.publish(ticket, &published);
                 self.inbound.asked += u64::from(ticket.is_some());

@@ -22,8 +22,8 @@ use tracing::{debug, error, info};
 use crate::deadlines::Armed;
 use crate::inputs::{end, handle, handle_bytes, handle_taken, resume, say_lost, taken_is_bytes_only};
 use crate::limits::{
-    DETECT_BYTES_MAX, FAREWELL, LINGER, READ_BYTES, READ_BYTES_MAX, REST_BYTES_COPIED, REST_BYTES_EXTRA,
-    ROUNDS_MAX, WIRE_BYTES_HIGH,
+    DETECT_BYTES_MAX, FAREWELL, LINGER, READ_BYTES, READ_BYTES_LITTLE, READ_BYTES_MAX, REST_BYTES_COPIED,
+    REST_BYTES_EXTRA, ROUNDS_MAX, WIRE_BYTES_HIGH,
 };
 use crate::listener::{Shared, Speaks, login_timeout};
 use crate::transport::Transport;
@@ -48,6 +48,10 @@ pub struct Driver<T> {
     armed: Option<Armed>,
     peer: Arc<Peer>,
     big_reads: bool,
+    /// The last read brought so little that it does not matter when it is answered.
+    read_little: bool,
+    /// It let its receivers write first.
+    gave_way: bool,
     write_blocked: bool,
     told_to_stop: bool,
 }
@@ -122,6 +126,8 @@ impl<T: Transport> Driver<T> {
             armed: None,
             peer: Arc::new(peer),
             big_reads: false,
+            read_little: false,
+            gave_way: false,
             write_blocked: false,
             told_to_stop: false,
         }
@@ -237,6 +243,10 @@ impl<T: Transport> Driver<T> {
         if read == Flow::Gone {
             return read;
         }
+        let has_given_way = std::mem::take(&mut self.gave_way);
+        if read == Flow::Progress && !has_given_way && self.gives_way(cx, scratch) {
+            return Flow::Idle;
+        }
         let mut flow = read;
         match self.handle_rest_of_turn(scratch, now) {
             Ok(true) => flow = Flow::Progress,
@@ -264,6 +274,20 @@ impl<T: Transport> Driver<T> {
             return Flow::Progress;
         }
         flow
+    }
+
+    /// Lets those whom it has just woken write before its own answer is: they have waited longer, and a write takes microseconds. Once for
+    /// a read, and only after one that brought little; the thread comes back when it has nothing else to do, or every so often.
+    fn gives_way(&mut self, cx: &mut Context<'_>, scratch: &Scratch) -> bool {
+        let Stage::Speaking(speaking) = &self.stage else { return false };
+        let woke = scratch.batch.as_ref().is_some_and(Batch::lets_receivers_write);
+        let answers = !speaking.host.wire.is_empty() && speaking.host.closing.is_none();
+        self.gave_way = woke && answers && self.read_little;
+        if self.gave_way {
+            // Polled once, it has the thread wake this task later.
+            let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+        }
+        self.gave_way
     }
 
     /// Whether so much waits to be written that nothing is read.
@@ -313,6 +337,7 @@ impl<T: Transport> Driver<T> {
             Poll::Ready(Ok(count)) => count,
         };
         self.big_reads = count == buffer.len();
+        self.read_little = count < READ_BYTES_LITTLE;
         let batch = scratch.batch.get_or_insert_with(|| Batch::new(Arc::clone(&host.info.counters)));
         host.info.counters.received_bytes.inc_by(count as u64);
         let mut rest = rest.take().map(|rest| *rest).unwrap_or_default();

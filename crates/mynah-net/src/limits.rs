@@ -8,6 +8,9 @@ pub const READ_BYTES: usize = 64 * 1024;
 /// Bytes asked for when the read before came back full: fewer system calls for those who send much.
 pub const READ_BYTES_MAX: usize = 256 * 1024;
 
+/// Fewer bytes in a read are a message or two.
+pub const READ_BYTES_LITTLE: usize = 512;
+
 /// An unfinished frame up to this is copied in front of the next read; a larger one gets a buffer of its own.
 pub const REST_BYTES_COPIED: usize = 32 * 1024;
 

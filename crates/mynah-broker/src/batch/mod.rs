@@ -68,6 +68,10 @@ pub struct Batch {
     /// Between begin and end; still set at the next begin if a task panicked in between.
     busy: bool,
     pub touched: Vec<Arc<Inbox>>,
+    /// Somebody was woken in this turn.
+    woke: bool,
+    /// This turn's answer is not to wait for anybody.
+    pub answers_first: bool,
     pub effects: Vec<Effect>,
     pub replies: Vec<(Ticket, Reply)>,
     /// Queues that the disk does not keep up with: their publishers are to pause.
@@ -104,6 +108,8 @@ impl Batch {
             trouble: None,
             busy: false,
             touched: Vec::new(),
+            woke: false,
+            answers_first: false,
             effects: Vec::new(),
             replies: Vec::new(),
             gated: Vec::new(),
@@ -130,6 +136,8 @@ impl Batch {
         self.session = None;
         self.noted_later.clear();
         self.settle_safely = false;
+        self.woke = false;
+        self.answers_first = false;
         durable::begin_turn();
         self.publisher = inbox.connection();
         self.route = last_route;
@@ -414,8 +422,15 @@ impl Batch {
         self.wake();
     }
 
+    /// Whether receivers have something to write which this turn's answer can wait for.
+    #[must_use]
+    pub fn lets_receivers_write(&self) -> bool {
+        self.woke && !self.answers_first
+    }
+
     /// Wakes every receiver that something was appended for.
     pub fn wake(&mut self) {
+        self.woke |= !self.touched.is_empty();
         for inbox in self.touched.drain(..) {
             inbox.wake();
         }

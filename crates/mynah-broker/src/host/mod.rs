@@ -360,6 +360,10 @@ impl Host for Turn<'_> {
         self.batch.settle_safely = true;
     }
 
+    fn answer_first(&mut self) {
+        self.batch.answers_first = true;
+    }
+
     fn close(&mut self, farewell: Farewell) {
         self.host.closing = Some(Box::new(farewell));
     }
