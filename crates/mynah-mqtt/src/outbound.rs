@@ -3,7 +3,8 @@
 //! Identifiers are slots in a table, counted from a base; free slots form a list through the table, so taking and giving
 //! back one costs a few instructions and an identifier in use is never given out again [MQTT-2.2.1-4], however long its
 //! receiver takes. When nothing is in flight the table begins anew behind its last identifier, so that identifiers in a
-//! trace follow each other. The window is the smaller of the receiver's receive maximum and ours.
+//! trace follow each other. As long as a receiver acknowledges in order what nobody has to settle, there is no table: what is
+//! in flight are so many identifiers behind the base. The window is the smaller of the receiver's receive maximum and ours.
 //!
 //! A delivery with QoS 2 is settled at PUBREC: from then on it is the receiver's [MQTT 5.0 4.3.3], and only the identifier is
 //! kept until PUBCOMP. Never: sends a PUBLISH twice on one connection [MQTT-4.4.0-1].
@@ -59,6 +60,7 @@ struct Freed {
 
 #[derive(Debug)]
 pub(crate) struct Outbound {
+    /// While it is empty, the identifiers in flight are those that follow `base`, and each awaits PUBACK for nobody.
     slots: Vec<Slot>,
     /// One less than the identifier of the first slot; below 65,535.
     base: u16,
@@ -123,6 +125,12 @@ impl Outbound {
             Guarantee::ExactlyOnce => State::AwaitsPubRec,
             Guarantee::AtMostOnce | Guarantee::AtLeastOnce => State::AwaitsPubAck,
         };
+        if self.slots.is_empty() && state == State::AwaitsPubAck && consumer == NOBODY {
+            let id = id_behind(self.base, self.in_flight);
+            self.in_flight += 1;
+            return Some(id);
+        }
+        self.lay_out();
         let id = match self.free_first {
             0 => {
                 let place = u16::try_from(self.slots.len()).ok().filter(|place| *place < u16::MAX)?;
@@ -156,8 +164,32 @@ impl Outbound {
         true
     }
 
+    /// Gives each identifier its slot.
+    #[inline]
+    fn lay_out(&mut self) {
+        if self.slots.is_empty() {
+            let sent = Slot { tag: DeliveryTag(0), consumer: NOBODY, next: 0, state: State::AwaitsPubAck };
+            self.slots.resize(usize::from(self.in_flight), sent);
+        }
+    }
+
+    /// The first of those in flight without a table is acknowledged.
+    #[inline]
+    fn is_next(&mut self, id: u16, from: State) -> bool {
+        let next = self.slots.is_empty()
+            && self.in_flight > 0
+            && from == State::AwaitsPubAck
+            && id == id_behind(self.base, 0);
+        if next {
+            self.in_flight -= 1;
+            self.base = id_behind(self.base, 1) - 1;
+        }
+        next
+    }
+
     #[inline]
     fn slot(&mut self, id: u16) -> Option<&mut Slot> {
+        self.lay_out();
         let before = id.checked_sub(1)?;
         let at = if before >= self.base { before - self.base } else { before + (u16::MAX - self.base) };
         self.slots.get_mut(usize::from(at))
@@ -211,6 +243,9 @@ impl Outbound {
     /// Takes what waits in `from` to `to`, or frees it; `None` if the identifier is not in that state.
     #[inline]
     fn advance(&mut self, id: u16, from: State, to: State) -> Option<Freed> {
+        if self.is_next(id, from) {
+            return Some(Freed { consumer: NOBODY, tag: DeliveryTag(0) });
+        }
         let slot = self.slot(id).filter(|slot| slot.state == from)?;
         let freed = Freed { consumer: slot.consumer, tag: slot.tag };
         if to == State::Free {
@@ -612,43 +647,4 @@ impl Outbound {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identifiers_go_round_without_0() {
-        assert_eq!(id_behind(0, 0), 1);
-        assert_eq!(id_behind(65_534, 0), 65_535);
-        assert_eq!(id_behind(65_534, 1), 1);
-        let mut outbound = Outbound::new();
-        outbound.set_window(3);
-        let mut last = 0;
-        for _ in 0..140_000u32 {
-            let id = outbound.take(Guarantee::AtLeastOnce, NOBODY, DeliveryTag(0)).unwrap();
-            assert_eq!(id, if last == u16::MAX { 1 } else { last + 1 });
-            assert!(outbound.advance(id, State::AwaitsPubAck, State::Free).is_some());
-            last = id;
-        }
-        assert!(outbound.slots.capacity() < 16);
-    }
-
-    #[test]
-    fn a_resumed_table_is_as_short_as_can_be() {
-        assert_eq!(shortest_span(&[]), (1, 0));
-        assert_eq!(shortest_span(&[60_000]), (60_000, 1));
-        assert_eq!(shortest_span(&[1, 3]), (1, 3));
-        assert_eq!(shortest_span(&[1, 2, 65_534, 65_535]), (65_534, 4));
-        let owed: Vec<Owed> = [65_534, 2, 1]
-            .into_iter()
-            .zip(0..)
-            .map(|(id, tag)| Owed { id, tag: DeliveryTag(tag), phase: Phase::Received })
-            .collect();
-        let mut outbound = Outbound::new();
-        outbound.set_window(10);
-        outbound.resume(&owed);
-        assert_eq!(outbound.owed(), owed);
-        assert_eq!((outbound.slots.len(), outbound.credit()), (4, 7));
-        assert_eq!(outbound.take(Guarantee::AtLeastOnce, NOBODY, DeliveryTag(0)), Some(65_535));
-        assert_eq!(outbound.take(Guarantee::AtLeastOnce, NOBODY, DeliveryTag(0)), Some(3));
-    }
-}
+mod tests;
