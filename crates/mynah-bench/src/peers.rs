@@ -1,14 +1,16 @@
 //! `mynah bench peers`: Mynah and the brokers of this machine, side by side in one run.
 //!
 //! All brokers run during all rounds; a round goes through the rows, and in each row from broker to broker, starting
-//! with another one in each round. What is compared are medians over the rounds.
+//! with another one in each round, and each runs when all have come to rest after the one before. What is compared are
+//! medians over the rounds.
 //! Never: compares figures of different runs.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -16,11 +18,17 @@ use clap::Args;
 use crate::broker::{self, Broker};
 use crate::report::{Report, thousands, write_out};
 use crate::rows::{DELAY_PEER, Kind, Row, rows};
-use crate::{engine, files, idle, markdown};
+use crate::{engine, files, idle, markdown, process};
 
 /// Idle connections: for most, and for brokers that need a quarter of a megabyte for each.
 const IDLE: usize = 10_000;
 const IDLE_HEAVY: usize = 1_000;
+
+/// A broker that still tidies up after its own row would take CPU from the next one: all are at rest when they use less
+/// than this in this time, and nobody waits longer than that for it.
+const REST_CPU_S: f64 = 0.02;
+const REST_LOOK: Duration = Duration::from_millis(400);
+const REST_MAX: Duration = Duration::from_secs(20);
 
 /// Options of `mynah bench peers`.
 #[derive(Args, Clone, Debug)]
@@ -253,12 +261,26 @@ fn measure(
                 let Some(broker) = fitting.get((round + turn) % fitting.len()) else { continue };
                 let cell = results.cells.entry((index, broker.kind)).or_default();
                 write_out(&format!("round {}  {:38} {:12} ", round + 1, row.name, broker.kind.name()))?;
+                await_rest(&brokers);
                 write_out(&one(broker, row, cell))?;
             }
         }
     }
     results.brokers = sizes(brokers, folder, args.quick)?;
     Ok(results)
+}
+
+fn await_rest(brokers: &[Broker]) {
+    let used = || brokers.iter().map(|broker| process::tree(broker.pid()).cpu_s).sum::<f64>();
+    let (since, mut before) = (Instant::now(), used());
+    while since.elapsed() < REST_MAX {
+        thread::sleep(REST_LOOK);
+        let after = used();
+        if after - before <= REST_CPU_S {
+            return;
+        }
+        before = after;
+    }
 }
 
 /// One run of one broker in one row; answers the line about it.
