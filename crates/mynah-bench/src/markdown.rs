@@ -46,8 +46,9 @@ const METHOD: &str = "\
 Subscribers are confirmed before publishers connect, and publishers before anything is sent. About 4,000 messages are in
 flight end to end (20 for each of 1,000 publishers, 100,000 deliveries in fan-out, 2,000 for queues). Every payload carries
 publisher and sequence number: loss, duplicates and reordering are counted in every run and noted below the tables. In the
-rows with a rate the load generator sends by the clock and the delay counts from the time a message was due. Peers run
-without logging and with their limits raised; Mynah runs with its default limits. A dash: the broker cannot do it.
+rows with a rate the load generator sends by the clock and the delay counts from the time a message was due. A run begins
+when all brokers together use no more than a twentieth of a core, or 20 s after the one before it. Peers run without logging and
+with their limits raised; Mynah runs with its default limits. A dash: the broker cannot do it.
 
 To measure yourself: `make bench-peers` for all of this, `mynah bench peers --quick --only STOMP` for a look, `mynah bench run
 --protocol amqp091 --pattern queue --address HOST:PORT --user guest --password guest` for any broker, `mynah bench idle` for
