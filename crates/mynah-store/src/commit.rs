@@ -201,8 +201,10 @@ impl Inner {
         let padded = GroupHeader::padded(length);
         bytes.resize(padded.max(ALIGN), 0);
         let Some(file) = writer.file.as_ref() else { return Err(Stop::Failed(io::Error::other("no file"))) };
-        file.write_at(writer.offset, bytes)?;
+        let written = file.write_at(writer.offset, bytes);
+        // Also if it failed, for then the same bytes are written again.
         bytes.truncate(GROUP_HEADER + length);
+        written?;
         writer.offset += padded as u64;
         writer.dirty = true;
         self.counters.groups.fetch_add(1, Ordering::Relaxed);

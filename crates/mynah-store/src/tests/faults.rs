@@ -82,6 +82,25 @@ fn disk_full() {
     Bench::open(bench.disk.crash(&mut dice), bench.keyed.crash(&mut dice), Some(&last)).unwrap();
 }
 
+#[test]
+fn a_group_that_found_no_room_is_written_again() {
+    let mut dice = Dice::new(11);
+    for _ in 0..20 {
+        let mut bench = filled();
+        bench.enqueue(&mut dice);
+        bench.disk.fail_next_write();
+        for _ in 0..3 {
+            bench.step();
+        }
+        bench.enqueue(&mut dice);
+        bench.step();
+        assert_eq!(bench.engine.log.condition(), Condition::Open);
+        assert_eq!((bench.engine.log.durable(), bench.engine.log.backlog()), (bench.engine.log.end(), 0));
+        let last = [bench.history.last().cloned().unwrap()];
+        Bench::open(bench.disk.crash(&mut dice), bench.keyed.crash(&mut dice), Some(&last)).unwrap();
+    }
+}
+
 fn folder(name: &str) -> std::path::PathBuf {
     let dir = std::env::temp_dir().join(format!("mynah-store-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);

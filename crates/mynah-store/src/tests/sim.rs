@@ -51,6 +51,7 @@ struct Inner {
     safe_names: BTreeMap<String, u64>,
     syncs: u64,
     fail_sync: Option<u64>,
+    fail_write: bool,
     quota: Option<u64>,
 }
 
@@ -147,6 +148,11 @@ impl SimDisk {
     pub(super) fn fail_next_sync(&self) {
         let mut inner = self.0.lock();
         inner.fail_sync = Some(inner.syncs + 1);
+    }
+
+    /// It finds no room, and writes a part.
+    pub(super) fn fail_next_write(&self) {
+        self.0.lock().fail_write = true;
     }
 
     pub(super) fn set_quota(&self, quota: Option<u64>) {
@@ -248,10 +254,12 @@ impl DiskFile for SimFile {
         if inner.quota.is_some_and(|quota| inner.used() + grows > quota) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        let failed = std::mem::take(&mut inner.fail_write);
+        let bytes = if failed { &bytes[..bytes.len() / 2] } else { bytes };
         let inode = inner.inodes.get_mut(&self.inode).unwrap();
         write_into(&mut inode.now, at, bytes);
         inode.writes.push((at, bytes.to_vec()));
-        Ok(())
+        if failed { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn sync(&self) -> io::Result<()> {
