@@ -156,6 +156,15 @@ impl Body {
         (self.start < self.encoded).then_some(self.start)
     }
 
+    /// A part of its bytes, not copied.
+    #[must_use]
+    pub fn share(&self, part: &[u8]) -> Bytes {
+        match start_inside(&self.both, part) {
+            Some(start) => self.both.slice(start..start + part.len()),
+            None => Bytes::copy_from_slice(part),
+        }
+    }
+
     /// Bytes it takes.
     #[must_use]
     pub fn size(&self) -> usize {

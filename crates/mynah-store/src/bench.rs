@@ -85,7 +85,7 @@ fn journal_round(place: &Path, group_bytes: usize) -> Result<f64, StoreError> {
         while began.elapsed() < FOR {
             log.append(&records);
             log.flush()?;
-            bytes += records.bytes().len();
+            bytes += records.size();
         }
         bytes as f64 / began.elapsed().as_secs_f64()
     };

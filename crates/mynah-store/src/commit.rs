@@ -180,8 +180,7 @@ impl Inner {
         let length = chunk.bytes.len() - GROUP_HEADER;
         self.put_group(writer, &mut chunk.bytes, chunk.from, chunk.to)?;
         self.backlog.fetch_sub(length, Ordering::Relaxed);
-        let content = chunk.bytes.get(GROUP_HEADER..GROUP_HEADER + length).unwrap_or_default();
-        self.follow(writer, content);
+        self.follow(writer, chunk.bytes.get(GROUP_HEADER..).unwrap_or_default());
         Ok(())
     }
 
@@ -238,7 +237,7 @@ impl Inner {
         if !records.is_empty() {
             let mut bytes = Buffer::default();
             bytes.resize(GROUP_HEADER, 0);
-            bytes.extend_from_slice(records.bytes());
+            bytes.extend_from_slice(&records.joined());
             self.put_group(writer, &mut bytes, lsn, lsn)?;
         }
         Ok(())

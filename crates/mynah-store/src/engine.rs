@@ -1,6 +1,6 @@
 //! The log: what is appended waits in memory for the committer, which writes and syncs it in groups.
 //!
-//! Appending is a copy under a short lock. Which file of the journal a block goes to is decided there, so that whoever appends
+//! Appending is one copy under a short lock. Which file of the journal a block goes to is decided there, so that whoever appends
 //! knows at once where its messages stand.
 //!
 //! Never: touches the disk under the lock of `tail`.
@@ -139,12 +139,13 @@ impl Tail {
     }
 
     /// Adds a block; answers the file it goes to.
-    fn push(&mut self, block: &[u8], file_bytes: usize) -> u32 {
+    fn push(&mut self, records: &Records, file_bytes: usize) -> u32 {
         let mut number = self.files.back().map_or(1, |file| file.number);
-        if block.is_empty() {
+        let length = records.size();
+        if length == 0 {
             return number;
         }
-        let need = block.len() + GROUP_HEADER + ALIGN;
+        let need = length + GROUP_HEADER + ALIGN;
         if self.used + need > file_bytes && self.used > JOURNAL_HEADER {
             number += 1;
             self.files.push_back(FileInfo { number, live: 0, ever: 0, released_at: 0 });
@@ -152,19 +153,18 @@ impl Tail {
             self.asked = None;
         }
         let from = self.lsn;
-        self.lsn += block.len() as u64;
+        self.lsn += length as u64;
         let to = self.lsn;
-        let fits =
-            |chunk: &&mut Chunk| chunk.file == number && chunk.bytes.len() + block.len() <= GROUP_BYTES_MAX;
+        let fits = |chunk: &&mut Chunk| chunk.file == number && chunk.bytes.len() + length <= GROUP_BYTES_MAX;
         if let Some(chunk) = self.chunks.back_mut().filter(fits) {
-            chunk.bytes.extend_from_slice(block);
+            records.join_to(|piece| chunk.bytes.extend_from_slice(piece));
             chunk.to = to;
-            self.used += block.len();
+            self.used += length;
         } else {
             let mut bytes = self.spare.pop().unwrap_or_default();
             bytes.clear();
             bytes.resize(GROUP_HEADER, 0);
-            bytes.extend_from_slice(block);
+            records.join_to(|piece| bytes.extend_from_slice(piece));
             self.chunks.push_back(Chunk { file: number, bytes, from, to });
             self.used += need;
         }
@@ -229,20 +229,20 @@ impl Inner {
 
 impl Log for Inner {
     fn append(&self, records: &Records) -> Appended {
-        let block = records.bytes();
+        let length = records.size();
         let file_bytes = usize::try_from(self.options.journal_file_bytes).unwrap_or(usize::MAX);
         let mut tail = self.tail.lock();
         if self.troubled.load(Ordering::Relaxed) && matches!(*self.condition.lock(), Condition::Failed(_)) {
             // Nothing is written any more: only the position moves, and nobody waits for it in vain.
-            tail.lsn += block.len().max(1) as u64;
+            tail.lsn += length.max(1) as u64;
             let number = tail.files.back().map_or(1, |file| file.number);
             return Appended { lsn: Lsn(tail.lsn), extent: Extent::journal(number) };
         }
-        let number = tail.push(block, file_bytes);
+        let number = tail.push(records, file_bytes);
         tail.count(number, records);
-        self.backlog.fetch_add(block.len(), Ordering::Relaxed);
-        self.counters.appended.fetch_add(block.len() as u64, Ordering::Relaxed);
-        let first = tail.since.is_none() && !block.is_empty();
+        self.backlog.fetch_add(length, Ordering::Relaxed);
+        self.counters.appended.fetch_add(length as u64, Ordering::Relaxed);
+        let first = tail.since.is_none() && length > 0;
         if first {
             tail.since = Some(Instant::now());
         }

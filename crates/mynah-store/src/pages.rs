@@ -56,8 +56,7 @@ impl Inner {
         }
         let safe = !durable.is_empty();
         let count = durable.len() + transient.len();
-        let content = records.bytes();
-        let header = PageHeader {
+        let mut header = PageHeader {
             store: self.header.id,
             queue,
             page: extent.number(),
@@ -65,14 +64,18 @@ impl Inner {
             bytes,
             durable,
             transient,
-            content_length: content.len() as u64,
-            content_sum: crc32c::crc32c(content),
+            content_length: records.size() as u64,
+            content_sum: 0,
         };
-        let head = header.encode();
-        let length = (head.len() + content.len()).next_multiple_of(ALIGN);
+        let head = header.encode().len();
+        let length = (head + records.size()).next_multiple_of(ALIGN);
         file.reserve(length);
-        file.extend_from_slice(&head);
-        file.extend_from_slice(content);
+        file.resize(head, 0);
+        records.join_to(|piece| file.extend_from_slice(piece));
+        records.clear();
+        let (front, content) = file.split_at_mut(head);
+        header.content_sum = crc32c::crc32c(content);
+        front.copy_from_slice(&header.encode());
         // Whole blocks; the header says how much of it is content.
         file.resize(length, 0);
         self.write_file(&page_name(queue, extent.number()), &file, safe)?;

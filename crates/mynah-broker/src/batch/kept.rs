@@ -141,7 +141,7 @@ impl Writing {
         for body in self.bodies.drain(..) {
             self.records.release(body.extent, 1);
         }
-        host.shared.append(&self.records);
+        host.shared.append(&mut self.records);
     }
 }
 
@@ -213,7 +213,7 @@ impl Batch {
                 if !self.tickets.is_empty() {
                     self.writing.records.demand_sync();
                 }
-                let extent = host.shared.append(&self.writing.records).extent;
+                let extent = host.shared.append(&mut self.writing.records).extent;
                 self.writing.appended(extent);
                 guarded.machine.stamp(before, extent);
             }
@@ -247,7 +247,7 @@ impl Batch {
         let engine = &host.shared.engine;
         self.writing.new_messages(engine, queue.number, &mut guarded.machine, before, false);
         if !self.writing.records.is_empty() {
-            let extent = host.shared.append(&self.writing.records).extent;
+            let extent = host.shared.append(&mut self.writing.records).extent;
             guarded.machine.stamp(before, extent);
         }
         forget_unwritten(&mut self.effects, already);
@@ -310,7 +310,7 @@ impl Batch {
             if !self.tickets.is_empty() || self.noted {
                 self.writing.records.demand_sync();
             }
-            extent = host.shared.append(&self.writing.records).extent;
+            extent = host.shared.append(&mut self.writing.records).extent;
         }
         self.noted = false;
         self.writing.appended(extent);
@@ -366,7 +366,7 @@ impl Batch {
         self.write_notes();
         if std::mem::take(&mut self.noted) {
             self.writing.records.demand_sync();
-            host.shared.append(&self.writing.records);
+            host.shared.append(&mut self.writing.records);
         }
     }
 
@@ -383,7 +383,7 @@ impl Batch {
         fill(&mut self.writing.records);
         if !self.writing.records.is_empty() {
             self.writing.records.demand_sync();
-            host.shared.append(&self.writing.records);
+            host.shared.append(&mut self.writing.records);
         }
     }
 
@@ -392,7 +392,7 @@ impl Batch {
         let Some((from, origin)) = self.origin.take() else { return };
         self.writing.begin();
         self.writing.records.settled(from, &mut [origin]);
-        host.shared.append(&self.writing.records);
+        host.shared.append(&mut self.writing.records);
     }
 }
 

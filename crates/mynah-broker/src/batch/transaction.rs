@@ -57,7 +57,7 @@ impl Batch {
         let mut extent = mynah_core::engine::Extent::NONE;
         if !self.writing.records.is_empty() {
             self.writing.records.demand_sync();
-            extent = host.shared.append(&self.writing.records).extent;
+            extent = host.shared.append(&mut self.writing.records).extent;
         }
         self.writing.appended(extent);
         self.deliver_together(locked, effects_of, extent, now);

@@ -44,12 +44,14 @@ pub(crate) fn end_turn() -> Added {
 }
 
 impl Shared {
-    /// Appends records. If they demand it, the turn on this thread waits for them to be safe before its bytes leave.
-    pub(crate) fn append(&self, records: &Records) -> Appended {
+    /// Appends records, and clears them: they share bodies. If they demand it, the turn on this thread waits for them to be
+    /// safe before its bytes leave.
+    pub(crate) fn append(&self, records: &mut Records) -> Appended {
         let appended = self.engine.log.append(records);
         let Added { demanded, .. } = ADDED.get();
         let last = Some(appended.lsn);
         ADDED.set(Added { demanded: if records.demands_sync() { last } else { demanded }, last });
+        records.clear();
         appended
     }
 

@@ -430,7 +430,7 @@ impl Broker {
             }
         });
         records.release(held, u32::try_from(count).unwrap_or(u32::MAX));
-        let extent = self.shared.append(&records).extent;
+        let extent = self.shared.append(&mut records).extent;
         for identity in fresh {
             if let Some((_, at, _)) = bodies.get_mut(&identity) {
                 *at = extent;

@@ -163,7 +163,8 @@ const JOURNAL: Extent = Extent(1);
 impl Log for Memory {
     fn append(&self, records: &Records) -> Appended {
         let mut inner = self.lock();
-        let (mut rest, mut changes) = (records.bytes(), Vec::new());
+        let block = records.joined();
+        let (mut rest, mut changes) = (&*block, Vec::new());
         while let Ok((record, used)) = read_record(rest) {
             match record {
                 RecordRef::Put { space, key, value } => {
@@ -196,7 +197,7 @@ impl Log for Memory {
                 None => inner.state.remove(&key),
             };
         }
-        inner.blocks.push(records.bytes().to_vec());
+        inner.blocks.push(block.into_owned());
         if !inner.held && inner.condition.is_none() {
             inner.durable = inner.blocks.len();
         }

@@ -16,6 +16,7 @@ pub mod contract;
 mod fields;
 mod formats;
 pub mod memory;
+mod parts;
 mod records;
 mod stored;
 mod tags;

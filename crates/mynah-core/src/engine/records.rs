@@ -3,20 +3,21 @@
 //! A record is `length u32 | crc32c u32 | kind u8 | fields`; length and checksum are of kind and fields. Numbers on disk are
 //! little-endian. The same record of a message stands in the journal and in pages.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::clock::WallClock;
 use super::fields::{Fault, Reader, put_bytes, put_varint};
 use super::formats::Formats;
-use super::stored::{decode_shared, encode_message};
+use super::parts::{FRAME, Part, join};
+use super::stored::{decode_shared, encode_apart};
 use super::wires::{StoredWire, put_wire};
 use super::{Extent, QueueNumber, Space, StoredEntry};
 use crate::delivery::DeliveryTag;
 use crate::message::Message;
 use crate::wire::Wire;
-
-/// Length and checksum.
-const FRAME: usize = 8;
 
 const MESSAGE: u8 = 1;
 const COPY: u8 = 2;
@@ -55,10 +56,12 @@ pub struct Gone {
     pub tag: DeliveryTag,
 }
 
-/// Records that survive together or not at all. Reused; keeps its capacity.
+/// Records that survive together or not at all. Reused; keeps its capacity. Large bodies are shared with their messages until
+/// [`Records::clear`].
 #[derive(Debug, Default)]
 pub struct Records {
     bytes: Vec<u8>,
+    parts: Vec<Part>,
     held: u32,
     held_in: Vec<(Extent, u32)>,
     released: Vec<(Extent, u32)>,
@@ -68,6 +71,7 @@ pub struct Records {
 impl Records {
     pub fn clear(&mut self) {
         self.bytes.clear();
+        self.parts.clear();
         self.held = 0;
         self.held_in.clear();
         self.released.clear();
@@ -79,9 +83,26 @@ impl Records {
         self.bytes.is_empty() && self.released.is_empty()
     }
 
+    /// How many bytes the records have.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn size(&self) -> usize {
+        self.bytes.len() + self.parts.iter().map(Part::len).sum::<usize>()
+    }
+
+    /// Hands on all bytes in order.
+    pub fn join_to(&self, out: impl FnMut(&[u8])) {
+        join(&self.bytes, &self.parts, out);
+    }
+
+    /// The records.
+    #[must_use]
+    pub fn joined(&self) -> Cow<'_, [u8]> {
+        if self.parts.is_empty() {
+            return Cow::Borrowed(&self.bytes);
+        }
+        let mut all = Vec::with_capacity(self.size());
+        self.join_to(|piece| all.extend_from_slice(piece));
+        Cow::Owned(all)
     }
 
     /// How many messages the extent that these records are written to will hold.
@@ -119,11 +140,23 @@ impl Records {
     }
 
     fn record(&mut self, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.open(kind);
+        fill(&mut self.bytes);
+        close(&mut self.bytes, start, &[]);
+    }
+
+    fn open(&mut self, kind: u8) -> usize {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; FRAME]);
         self.bytes.push(kind);
-        fill(&mut self.bytes);
-        close(&mut self.bytes, start);
+        start
+    }
+
+    fn message_record(&mut self, fill: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(usize, Bytes))) {
+        let (start, known) = (self.open(MESSAGE), self.parts.len());
+        let Self { bytes, parts, .. } = self;
+        fill(bytes, &mut |at, bytes| parts.push(Part::new(start, at, bytes)));
+        close(bytes, start, parts.get(known..).unwrap_or_default());
     }
 
     /// A message has entered a queue. `shared` lets other queues hold it too, see [`Records::copy`].
@@ -136,12 +169,12 @@ impl Records {
         shared: Option<SharedNumber>,
         message: &Message,
     ) {
-        self.record(MESSAGE, |out| {
+        self.message_record(|out, apart| {
             put_varint(out, queue.0);
             put_varint(out, tag.0);
             put_varint(out, shared.map_or(0, |number| number.0));
             put_state(out, state);
-            encode_message(out, clock, message, None);
+            encode_apart(out, apart, clock, message, None);
         });
         self.held += 1;
     }
@@ -262,13 +295,13 @@ impl Records {
 
     /// A message of a page, which may lean on the one before it. Only for the engine that writes pages.
     pub fn page_message(&mut self, clock: &WallClock, entry: &StoredEntry, before: Option<&Message>) {
-        self.record(MESSAGE, |out| {
+        self.message_record(|out, apart| {
             put_varint(out, 0);
             put_varint(out, entry.tag.0);
             put_varint(out, 0);
             let StoredEntry { attempts, redelivered, durable, .. } = *entry;
             put_state(out, EntryState { attempts, redelivered, durable, wire: entry.wire.as_deref() });
-            encode_message(out, clock, &entry.message, before);
+            encode_apart(out, apart, clock, &entry.message, before);
         });
     }
 }
@@ -314,13 +347,15 @@ fn add(counts: &mut Vec<(Extent, u32)>, extent: Extent, count: u32) {
     }
 }
 
-fn close(out: &mut [u8], start: usize) {
+/// With parts the checksum is made when they are joined.
+fn close(out: &mut [u8], start: usize, parts: &[Part]) {
     let Some((front, body)) = out.get_mut(start..).and_then(|record| record.split_at_mut_checked(FRAME))
     else {
         return;
     };
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    let sum = crc32c::crc32c(body);
+    let apart: usize = parts.iter().map(Part::len).sum();
+    let length = u32::try_from(body.len() + apart).unwrap_or(u32::MAX);
+    let sum = if parts.is_empty() { crc32c::crc32c(body) } else { 0 };
     let (length_at, sum_at) = front.split_at_mut(4);
     length_at.copy_from_slice(&length.to_le_bytes());
     sum_at.copy_from_slice(&sum.to_le_bytes());
@@ -571,7 +606,8 @@ mod tests {
         records.paged(Q, page, [3, 4, 9].into_iter().map(DeliveryTag));
         assert_eq!((records.held(), records.released()), (1, [(one, 4), (page, 1)].as_slice()));
         assert_eq!(records.held_in(), [(Extent::journal(3), 1)]);
-        let (mut rest, mut read) = (records.bytes(), Vec::new());
+        let joined = records.joined();
+        let (mut rest, mut read) = (&*joined, Vec::new());
         while !rest.is_empty() {
             let (record, used) = read_record(rest).unwrap();
             read.push(record);
@@ -610,8 +646,8 @@ mod tests {
     fn every_flipped_bit_is_seen() {
         let mut records = Records::default();
         records.put(Space::Meta, b"key", b"value");
-        for bit in 0..records.bytes().len() * 8 {
-            let mut bytes = records.bytes().to_vec();
+        for bit in 0..records.size() * 8 {
+            let mut bytes = records.joined().into_owned();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(read_record(&bytes).is_err());
         }
@@ -622,7 +658,7 @@ mod tests {
         fn fuzz_any_bytes(kind in 0..13_u8, bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let mut records = Records::default();
             records.record(kind, |out| out.extend_from_slice(&bytes));
-            if let Ok((record, _)) = read_record(records.bytes()) {
+            if let Ok((record, _)) = read_record(&records.joined()) {
                 let clock = WallClock { at: Instant::now(), epoch_ms: 9 };
                 let _ = record.entry(&clock, &Formats::default(), None);
             }

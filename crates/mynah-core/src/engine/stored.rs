@@ -5,9 +5,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::clock::WallClock;
 use super::fields::{Fault, Reader, put_bytes, put_text, put_varint};
 use super::formats::Formats;
+use super::parts::PART_MIN;
 use super::values::{decode_address, decode_properties, encode_address, encode_properties};
 use crate::message::{Body, Cause, Content, Death, Format, Guarantee, Header, Message, Original, Retain};
 
@@ -34,6 +37,37 @@ fn format_of(message: &Message) -> Option<Format> {
 
 /// Appends a message. `before` is the one before it in the same page, if there is one.
 pub fn encode_message(out: &mut Vec<u8>, clock: &WallClock, message: &Message, before: Option<&Message>) {
+    encode(out, clock, message, before, &mut |out, bytes, _body| put_bytes(out, bytes));
+}
+
+/// The same, but large bytes only shared: `apart` is told where they belong.
+pub(super) fn encode_apart(
+    out: &mut Vec<u8>,
+    apart: &mut dyn FnMut(usize, Bytes),
+    clock: &WallClock,
+    message: &Message,
+    before: Option<&Message>,
+) {
+    encode(out, clock, message, before, &mut |out, bytes, body| {
+        if bytes.len() < PART_MIN {
+            put_bytes(out, bytes);
+        } else {
+            put_varint(out, bytes.len() as u64);
+            apart(out.len(), body.share(bytes));
+        }
+    });
+}
+
+/// Appends bytes of the body behind their length.
+type Put<'a> = dyn FnMut(&mut Vec<u8>, &[u8], &Body) + 'a;
+
+fn encode(
+    out: &mut Vec<u8>,
+    clock: &WallClock,
+    message: &Message,
+    before: Option<&Message>,
+    put: &mut Put<'_>,
+) {
     let header = &message.header;
     let inside = match &message.content {
         Content::Encoded(_) => message.body.inside(),
@@ -74,7 +108,7 @@ pub fn encode_message(out: &mut Vec<u8>, clock: &WallClock, message: &Message, b
             if !as_before {
                 put_text(out, original.format.0);
             }
-            put_bytes(out, message.body.encoded());
+            put(out, message.body.encoded(), &message.body);
         }
     }
     if !message.deaths.is_empty() {
@@ -85,7 +119,7 @@ pub fn encode_message(out: &mut Vec<u8>, clock: &WallClock, message: &Message, b
             put_varint(out, start as u64);
             put_varint(out, message.body.len() as u64);
         }
-        None => put_bytes(out, &message.body),
+        None => put(out, &message.body, &message.body),
     }
 }
 

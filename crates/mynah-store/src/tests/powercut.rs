@@ -64,19 +64,24 @@ fn open(disk: &SimDisk, keyed: &SimState) -> Result<Store, StoreError> {
     Store::with_disk(options, Formats::default(), Arc::new(disk.clone()), Box::new(keyed.clone()), header)
 }
 
+/// A body is its number so often. A few are so large that the records only share them.
+fn repeated(body: u64) -> String {
+    let times = if body.is_multiple_of(97) { 1_500 } else { 1 + body % 40 };
+    body.to_string().repeat(usize::try_from(times).unwrap())
+}
+
 fn message(engine: &Engine, body: u64) -> Arc<Message> {
     let header = Header { guarantee: Guarantee::AtLeastOnce, ..Header::default() };
-    let text = body.to_string().repeat(1 + usize::try_from(body % 40).unwrap());
+    let text = repeated(body);
     let publish = PublishRef { header, ..PublishRef::new(AddressRef::Queue("q"), text.as_bytes()) };
     Arc::new(Message::from_publish(&publish, engine.clock.at))
 }
 
 fn body_of(message: &Message) -> u64 {
     let text = std::str::from_utf8(&message.body).unwrap();
-    // Repeated 1 + body % 40 times.
     (1..=text.len())
         .filter_map(|length| text[..length].parse::<u64>().ok())
-        .find(|body| body.to_string().repeat(1 + usize::try_from(body % 40).unwrap()) == text)
+        .find(|body| repeated(*body) == text)
         .unwrap()
 }
 
