@@ -157,8 +157,7 @@ impl Body {
     }
 
     /// A part of its bytes, not copied.
-    #[must_use]
-    pub fn share(&self, part: &[u8]) -> Bytes {
+    pub(crate) fn share(&self, part: &[u8]) -> Bytes {
         match start_inside(&self.both, part) {
             Some(start) => self.both.slice(start..start + part.len()),
             None => Bytes::copy_from_slice(part),

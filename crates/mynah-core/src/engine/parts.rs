@@ -7,54 +7,21 @@ use bytes::Bytes;
 /// Shorter ones are copied with what stands around them, which costs less than sharing them.
 pub(super) const PART_MIN: usize = 4096;
 
-/// Length and checksum in front of a record.
-pub(super) const FRAME: usize = 8;
-
-/// Bytes that belong between those at `at`, in the record that begins at `record`.
+/// Bytes that belong between those at `at`.
 #[derive(Debug)]
 pub(super) struct Part {
-    record: usize,
-    at: usize,
-    bytes: Bytes,
+    pub(super) at: usize,
+    pub(super) bytes: Bytes,
 }
 
-impl Part {
-    pub(super) fn new(record: usize, at: usize, bytes: Bytes) -> Self {
-        Self { record, at, bytes }
+/// Hands on all bytes behind `from` in order, those apart in their places.
+pub(super) fn join(bytes: &[u8], mut from: usize, parts: &[Part], mut out: impl FnMut(&[u8])) {
+    for part in parts {
+        out(bytes.get(from..part.at).unwrap_or_default());
+        out(&part.bytes);
+        from = part.at;
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-/// Hands on all bytes in order, those apart in their places and with the checksums that they need.
-pub(super) fn join(bytes: &[u8], parts: &[Part], mut out: impl FnMut(&[u8])) {
-    let between = |from: usize, to: usize| bytes.get(from..to).unwrap_or_default();
-    let mut from = 0;
-    for parts in parts.chunk_by(|one, other| one.record == other.record) {
-        let Some(record) = parts.first().map(|part| part.record) else { continue };
-        out(between(from, record));
-        let length = bytes.get(record..).and_then(<[u8]>::first_chunk::<4>).copied().unwrap_or_default();
-        let apart: usize = parts.iter().map(Part::len).sum();
-        let end = (record + FRAME + u32::from_le_bytes(length) as usize).saturating_sub(apart);
-        let pieces = |each: &mut dyn FnMut(&[u8])| {
-            let mut at = record + FRAME;
-            for part in parts {
-                each(between(at, part.at));
-                each(&part.bytes);
-                at = part.at;
-            }
-            each(between(at, end));
-        };
-        let mut sum = 0;
-        pieces(&mut |piece| sum = crc32c::crc32c_append(sum, piece));
-        out(&length);
-        out(&sum.to_le_bytes());
-        pieces(&mut out);
-        from = end;
-    }
-    out(between(from, bytes.len()));
+    out(bytes.get(from..).unwrap_or_default());
 }
 
 #[cfg(test)]

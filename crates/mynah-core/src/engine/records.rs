@@ -11,13 +11,16 @@ use bytes::Bytes;
 use super::clock::WallClock;
 use super::fields::{Fault, Reader, put_bytes, put_varint};
 use super::formats::Formats;
-use super::parts::{FRAME, Part, join};
+use super::parts::{Part, join};
 use super::stored::{decode_shared, encode_apart};
 use super::wires::{StoredWire, put_wire};
 use super::{Extent, QueueNumber, Space, StoredEntry};
 use crate::delivery::DeliveryTag;
 use crate::message::Message;
 use crate::wire::Wire;
+
+/// Length and checksum.
+const FRAME: usize = 8;
 
 const MESSAGE: u8 = 1;
 const COPY: u8 = 2;
@@ -86,12 +89,12 @@ impl Records {
     /// How many bytes the records have.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.bytes.len() + self.parts.iter().map(Part::len).sum::<usize>()
+        self.bytes.len() + self.parts.iter().map(|part| part.bytes.len()).sum::<usize>()
     }
 
     /// Hands on all bytes in order.
     pub fn join_to(&self, out: impl FnMut(&[u8])) {
-        join(&self.bytes, &self.parts, out);
+        join(&self.bytes, 0, &self.parts, out);
     }
 
     /// The records.
@@ -155,7 +158,7 @@ impl Records {
     fn message_record(&mut self, fill: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(usize, Bytes))) {
         let (start, known) = (self.open(MESSAGE), self.parts.len());
         let Self { bytes, parts, .. } = self;
-        fill(bytes, &mut |at, bytes| parts.push(Part::new(start, at, bytes)));
+        fill(bytes, &mut |at, bytes| parts.push(Part { at, bytes }));
         close(bytes, start, parts.get(known..).unwrap_or_default());
     }
 
@@ -347,18 +350,20 @@ fn add(counts: &mut Vec<(Extent, u32)>, extent: Extent, count: u32) {
     }
 }
 
-/// With parts the checksum is made when they are joined.
 fn close(out: &mut [u8], start: usize, parts: &[Part]) {
-    let Some((front, body)) = out.get_mut(start..).and_then(|record| record.split_at_mut_checked(FRAME))
-    else {
-        return;
-    };
-    let apart: usize = parts.iter().map(Part::len).sum();
-    let length = u32::try_from(body.len() + apart).unwrap_or(u32::MAX);
-    let sum = if parts.is_empty() { crc32c::crc32c(body) } else { 0 };
-    let (length_at, sum_at) = front.split_at_mut(4);
-    length_at.copy_from_slice(&length.to_le_bytes());
-    sum_at.copy_from_slice(&sum.to_le_bytes());
+    let (mut length, mut sum) = (0_usize, 0);
+    join(out, start + FRAME, parts, |piece| {
+        length += piece.len();
+        sum = crc32c::crc32c_append(sum, piece);
+    });
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    if let Some((length_at, rest)) =
+        out.get_mut(start..).and_then(|record| record.split_first_chunk_mut::<4>())
+        && let Some(sum_at) = rest.first_chunk_mut::<4>()
+    {
+        *length_at = length.to_le_bytes();
+        *sum_at = sum.to_le_bytes();
+    }
 }
 
 fn put_state(out: &mut Vec<u8>, state: EntryState<'_>) {
