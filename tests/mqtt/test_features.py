@@ -331,6 +331,38 @@ def test_login(own_broker, client):
             client("mqtt311", to=strict, **options)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_name_without_a_password_has_the_rights_of_none(own_broker, client, version):
+    """A user name may come without a password [MQTT-3.1.2-17, -19]; it is let in where it would be without the name, as that."""
+    rules = [
+        {"allow": ["all"], "to": ["%u/#"]},
+        {"allow": ["all"], "to": ["of/sensor/#"], "users": ["sensor"]},
+        {"allow": ["connect"], "to": ["#"]},
+    ]
+    broker = own_broker({"auth": {"anonymous": "loopback", "rules": rules}})
+    named = client(version, to=broker, user="sensor", password=None)
+    named.subscribe("topic", "anonymous/t", ack="auto")
+    named.publish("topic", "anonymous/t", b"mine", qos=1)
+    assert named.receive().body == b"mine"
+    # Neither %u nor a rule for that name is gained by saying it.
+    for topic in ("sensor/t", "of/sensor/t"):
+        with pytest.raises(Refused):
+            named.subscribe("topic", topic)
+    # A user's own name does need the password, and a wrong one is none.
+    for user, password in (("app", None), ("guest", None), ("sensor", ""), ("sensor", "x")):
+        with pytest.raises(Refused):
+            client(version, to=broker, user=user, password=password)
+    users = {entry["user"] for entry in broker.api("/connections")}
+    assert users == {"anonymous"}, users
+
+
+def test_login_without_a_password_where_anonymous_is_off(own_broker, client):
+    strict = own_broker({"auth": {"anonymous": "never"}})
+    for version in VERSIONS:
+        with pytest.raises(Refused):
+            client(version, to=strict, user="sensor", password=None)
+
+
 def test_an_empty_identifier_is_assigned_in_5(client, fresh):
     """[MQTT-3.1.3-6, 3.2.2.3.7]"""
     one = client("mqtt5", client_id="")

@@ -103,6 +103,13 @@ def test_the_certificate_names_the_user(secure, authority, user_from, user):
     with pytest.raises(Refused):
         certified.publish("topic", "other", b"x")
     certified.close()
+    # It may say the same in CONNECT, where no password is needed then; another name needs one.
+    mine = context(authority, authority.issue("sensor-1"))
+    again = MqttClient(broker, tls=mine, port="one", user=user, password=None)
+    again.publish("topic", "mine/x", b"x")
+    again.close()
+    with pytest.raises(Refused):
+        MqttClient(broker, tls=mine, port="one", user="sensor-2", password=None)
     # Nobody vouches for who has none.
     with pytest.raises(Refused):
         MqttClient(broker, tls=context(authority), port="one")

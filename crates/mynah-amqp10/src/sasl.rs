@@ -101,7 +101,7 @@ mod tests {
     fn check(response: &[u8], expected: Option<(&str, &[u8])>) {
         let found = plain(response).map(|credentials| match credentials {
             Credentials::Password { user, password } => (user, password),
-            Credentials::Anonymous | Credentials::Sasl { .. } => ("", &[][..]),
+            Credentials::Anonymous | Credentials::Name(_) | Credentials::Sasl { .. } => ("", &[][..]),
         });
         assert_eq!(found, expected);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use argon2::{Argon2, PasswordHash, PasswordVerifier};
 use mynah_core::AddressRef;
-use mynah_core::protocol::{Peer, Refusal, RefusalKind};
+use mynah_core::protocol::{Credentials, Peer, Refusal, RefusalKind};
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{Anonymous, AuthConfig, Password, User};
@@ -85,6 +85,19 @@ impl Access {
             RefusalKind::Unauthenticated,
             "anonymous connections are not allowed from here: give a user and a password (auth.anonymous)",
         ))
+    }
+
+    /// What a name without a password counts for. As the trace of SASL ANONYMOUS [RFC 4505 2] it gives no rights: who may come
+    /// without a name may say any that is no user's. A certificate says more than a name, and may be accompanied by its own. In
+    /// all other cases a password is missing, which is answered as a wrong one.
+    pub(crate) fn unproven<'a>(&self, peer: &Peer, name: &'a str) -> Credentials<'a> {
+        let certified = peer.certified.as_deref() == Some(name);
+        let free = self.find(name).is_none() && matches!(self.anonymous(peer), Login::Yes(_));
+        if certified || free {
+            Credentials::Anonymous
+        } else {
+            Credentials::Password { user: name, password: &[] }
+        }
     }
 
     #[must_use]
@@ -312,5 +325,28 @@ mod tests {
         assert!(matches!(access.password(here, "nobody", b"guest"), Login::No(_)));
         assert!(matches!(access.password(here, "hashed", b"x"), Login::Verify { .. }));
         assert!(access.verify("hashed", b"x", "not a hash").is_err());
+    }
+
+    #[test]
+    fn a_name_without_a_password_is_as_good_as_none() {
+        let access = access();
+        let peer = |address: &str| Peer::new(1, address.parse().unwrap(), "test");
+        let counts = |peer: &Peer, name| matches!(access.unproven(peer, name), Credentials::Anonymous);
+        let (here, there) = (peer("127.0.0.1:1"), peer("192.0.2.1:1"));
+        assert!(counts(&here, "sensor") && counts(&here, ""));
+        // Where nobody comes in without a name, a name does not help.
+        assert!(!counts(&there, "sensor"));
+        // A user's name is taken, until its owner is gone.
+        assert!(!counts(&here, "guest"));
+        let made = User { name: "made".into(), ..access.users["hashed"].clone() };
+        access.put_user(made, || ());
+        assert!(!counts(&here, "made"));
+        access.remove_user("made", || ());
+        assert!(counts(&here, "made"));
+        // A certificate vouches for its own name and no other.
+        let certified = Peer { certified: Some("hashed".into()), ..there };
+        assert!(
+            counts(&certified, "hashed") && !counts(&certified, "guest") && !counts(&certified, "sensor")
+        );
     }
 }

@@ -219,6 +219,8 @@ pub enum Farewell {
 #[derive(Debug, Clone, Copy)]
 pub enum Credentials<'a> {
     Anonymous,
+    /// A name that nothing proves: a user name of MQTT without a password.
+    Name(&'a str),
     Password {
         user: &'a str,
         password: &'a [u8],

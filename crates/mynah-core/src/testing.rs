@@ -98,6 +98,7 @@ impl Host for RecordingHost {
     fn authenticate(&mut self, ticket: Ticket, credentials: Credentials<'_>) {
         let text = match credentials {
             Credentials::Anonymous => "authenticate anonymous".to_owned(),
+            Credentials::Name(user) => format!("authenticate name {user}"),
             Credentials::Sasl { mechanism, data } => {
                 format!("authenticate {mechanism} {}", String::from_utf8_lossy(data))
             }

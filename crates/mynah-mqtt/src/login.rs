@@ -150,6 +150,7 @@ impl MqttConnection {
         }
         let credentials = match (connect.user, connect.password) {
             (None, None) => Credentials::Anonymous,
+            (Some(user), None) => Credentials::Name(user),
             (user, password) => Credentials::Password {
                 user: user.unwrap_or_default(),
                 password: password.unwrap_or_default(),

@@ -21,9 +21,13 @@ impl Turn<'_> {
     pub(super) fn log_in(&mut self, ticket: Ticket, credentials: Credentials<'_>) {
         let peer = Arc::clone(&self.host.info.peer);
         let access = &self.host.broker.shared.access;
+        let credentials = if let Credentials::Name(user) = credentials {
+            access.unproven(&peer, user)
+        } else {
+            credentials
+        };
         let login = match credentials {
-            // A certificate says more than a name without a password.
-            Credentials::Anonymous => match &peer.certified {
+            Credentials::Anonymous | Credentials::Name(_) => match &peer.certified {
                 Some(user) => Login::Yes(Arc::clone(user)),
                 None => access.anonymous(&peer),
             },
@@ -56,7 +60,10 @@ impl Turn<'_> {
             (Login::Verify { .. }, Credentials::Password { user, password }) => {
                 verify_later(self.host, ticket, (user, password), Duration::ZERO);
             }
-            (Login::Verify { .. }, Credentials::Anonymous | Credentials::Sasl { .. }) => {}
+            (
+                Login::Verify { .. },
+                Credentials::Anonymous | Credentials::Name(_) | Credentials::Sasl { .. },
+            ) => {}
         }
     }
 

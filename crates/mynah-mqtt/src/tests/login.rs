@@ -30,6 +30,23 @@ fn connect_is_authenticated_opened_and_answered() {
 }
 
 #[test]
+fn a_name_alone_is_not_a_password_that_is_empty() {
+    // MQTT-3.1.2-17 and -19: each has a flag of its own.
+    for version in Version::ALL {
+        for (password, call) in [(None, "authenticate name u"), (Some(&b""[..]), "authenticate u ")] {
+            let mut pair = Pair::new(MqttConfig::default());
+            pair.version = version;
+            pair.send_packet(&Packet::Connect(Connect {
+                user: Some("u"),
+                password,
+                ..connect(version, &[])
+            }));
+            assert_eq!(pair.texts(), [call]);
+        }
+    }
+}
+
+#[test]
 fn nothing_is_read_while_the_broker_thinks() {
     // [MQTT-3.1.4-6]
     let mut pair = Pair::new(MqttConfig::default());
