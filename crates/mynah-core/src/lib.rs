@@ -10,6 +10,7 @@
 //! Never: a socket, a file, a clock, an executor, or the name of a protocol.
 
 mod address;
+mod body;
 mod delivery;
 pub mod engine;
 pub mod exchange;
@@ -32,6 +33,7 @@ pub mod wire;
 pub mod words;
 
 pub use address::{Address, AddressRef};
+pub use body::Body;
 pub use delivery::{ConsumerId, Delivery, DeliveryTag, Outcome};
 pub use filter::{Filter, FilterError, Segment};
 pub use message::{

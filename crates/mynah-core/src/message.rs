@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::address::Address;
+use crate::body::Body;
 use crate::publish::{ContentRef, PublishRef};
 use crate::value::Value;
 
@@ -90,7 +91,7 @@ pub struct Format(pub &'static str);
 /// Decodes what a protocol crate encoded and has validated before; unreadable parts are left out, never a panic.
 pub type Decode = fn(&[u8]) -> Properties;
 
-/// Properties in the sender's own encoding, which stands in the memory of the body: see [`Body::encoded`]. They are decoded at most once and only if somebody asks.
+/// Properties in the sender's own encoding, which stands with the body: see [`Body::encoded`]. They are decoded at most once and only if somebody asks.
 #[derive(Debug)]
 pub struct Original {
     pub format: Format,
@@ -111,90 +112,6 @@ impl Original {
     #[must_use]
     pub fn decoder(&self) -> Decode {
         self.decode
-    }
-}
-
-/// The bytes of a message, with the sender's encoding of its properties if there is one, in one allocation. A body that lies inside
-/// the encoding (a bare AMQP 1.0 message) is there once.
-#[derive(Debug, Clone, Default)]
-pub struct Body {
-    both: Bytes,
-    /// The encoding ends here.
-    encoded: usize,
-    start: usize,
-    end: usize,
-}
-
-impl Body {
-    #[must_use]
-    pub fn new(bytes: &[u8]) -> Self {
-        Self { both: Bytes::copy_from_slice(bytes), encoded: 0, start: 0, end: bytes.len() }
-    }
-
-    /// `body` may be a part of `encoded`.
-    #[must_use]
-    pub fn with_encoded(encoded: &[u8], body: &[u8]) -> Self {
-        if let Some(start) = start_inside(encoded, body) {
-            let both = Bytes::copy_from_slice(encoded);
-            return Self { both, encoded: encoded.len(), start, end: start + body.len() };
-        }
-        let mut both = Vec::with_capacity(encoded.len() + body.len());
-        both.extend_from_slice(encoded);
-        both.extend_from_slice(body);
-        Self { encoded: encoded.len(), start: encoded.len(), end: both.len(), both: both.into() }
-    }
-
-    /// The sender's encoding of the properties.
-    #[must_use]
-    pub fn encoded(&self) -> &[u8] {
-        self.both.get(..self.encoded).unwrap_or_default()
-    }
-
-    /// Where in the encoding the body begins, if it is a part of it.
-    #[must_use]
-    pub fn inside(&self) -> Option<usize> {
-        (self.start < self.encoded).then_some(self.start)
-    }
-
-    /// A part of its bytes, not copied.
-    pub(crate) fn share(&self, part: &[u8]) -> Bytes {
-        match start_inside(&self.both, part) {
-            Some(start) => self.both.slice(start..start + part.len()),
-            None => Bytes::copy_from_slice(part),
-        }
-    }
-
-    /// Bytes it takes.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.both.len()
-    }
-
-    /// Other bytes of the same length, in the same memory if nobody else holds it.
-    fn renew(&mut self, bytes: &[u8]) {
-        let old = std::mem::take(self);
-        *self = match old.both.try_into_mut() {
-            Ok(mut both) if both.len() == bytes.len() => {
-                both.copy_from_slice(bytes);
-                Self { both: both.freeze(), encoded: 0, start: 0, end: bytes.len() }
-            }
-            // Of another length it would need a second allocation to be shared.
-            Ok(_) | Err(_) => Self::new(bytes),
-        };
-    }
-}
-
-impl std::ops::Deref for Body {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.both.get(self.start..self.end).unwrap_or_default()
-    }
-}
-
-impl AsRef<[u8]> for Body {
-    fn as_ref(&self) -> &[u8] {
-        self
     }
 }
 
@@ -417,17 +334,6 @@ impl Message {
             received,
         }
     }
-}
-
-/// Where in the encoding the body begins, if it is a part of it.
-pub(crate) fn start_inside(encoded: &[u8], body: &[u8]) -> Option<usize> {
-    let start = (body.as_ptr() as usize).wrapping_sub(encoded.as_ptr() as usize);
-    let inside = start.checked_add(body.len()).is_some_and(|end| end <= encoded.len());
-    (inside && !body.is_empty()).then_some(start)
-}
-
-pub(crate) fn size_of_both(encoded: &[u8], body: &[u8]) -> usize {
-    encoded.len() + if start_inside(encoded, body).is_some() { 0 } else { body.len() }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! A publish in borrowed terms: what a protocol hands to the broker without owning anything.
 
 use crate::address::AddressRef;
-use crate::message::{Decode, Format, Header, Properties, no_properties, size_of_both};
+use crate::body::size_of_both;
+use crate::message::{Decode, Format, Header, Properties, no_properties};
 
 /// A transaction's number, chosen by its connection and unique there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

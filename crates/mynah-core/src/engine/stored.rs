@@ -12,7 +12,8 @@ use super::fields::{Fault, Reader, put_bytes, put_text, put_varint};
 use super::formats::Formats;
 use super::parts::PART_MIN;
 use super::values::{decode_address, decode_properties, encode_address, encode_properties};
-use crate::message::{Body, Cause, Content, Death, Format, Guarantee, Header, Message, Original, Retain};
+use crate::body::Body;
+use crate::message::{Cause, Content, Death, Format, Guarantee, Header, Message, Original, Retain};
 
 // Bits of the first two bytes.
 const RETAIN: u16 = 1 << 2;
