@@ -390,22 +390,34 @@ def test_subscription_identifiers_and_options(client, fresh):
     assert received.raw.properties.SubscriptionIdentifier == [7]
 
 
-def test_overlapping_subscriptions(client, fresh):
-    """One copy with the highest quality and both identifiers, or one copy for each [MQTT-3.3.4-2, -3]."""
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "kept"])
+@pytest.mark.parametrize("aliases", [0, 10], ids=["", "aliases"])
+def test_overlapping_subscriptions(client, fresh, clean, aliases):
+    """One copy with the highest quality and both identifiers [MQTT-3.3.4-2, -3]."""
     root = fresh("t")
-    reader = client("mqtt5")
+    properties = Properties(PacketTypes.CONNECT)
+    properties.TopicAliasMaximum = aliases
+    properties.SessionExpiryInterval = 0 if clean else 60
+    reader = client("mqtt5", client_id=fresh("id"), clean=clean, properties=properties)
     for number, (pattern, qos) in enumerate(((f"{root}/+", 0), (f"{root}/#", 1)), start=1):
         properties = Properties(PacketTypes.SUBSCRIBE)
         properties.SubscriptionIdentifier = number
         reader.subscribe("topic", pattern, options=SubscribeOptions(qos=qos), properties=properties)
     reader.auto = True
     writer = client("stomp")
-    writer.publish("topic", f"{root}/x", b"x", Props(durable=True))
-    writer.publish("topic", f"{root}/x", b"sentinel", Props(durable=True))
-    identifiers = []
-    while (received := reader.receive()).body == b"x":
-        identifiers += received.raw.properties.SubscriptionIdentifier
-    assert sorted(identifiers) == [1, 2]
+    # One subscription of the two takes only what nobody promises: it must not matter which came first.
+    for durable in (True, False):
+        copies = []
+        for body in (b"x", b"y", b"sentinel"):
+            writer.publish("topic", f"{root}/x", body, Props(durable=durable))
+        while (received := reader.receive()).body != b"sentinel":
+            copies.append((received.body, received.raw.qos, sorted(received.raw.properties.SubscriptionIdentifier)))
+        assert copies == [(body, int(durable), [1, 2]) for body in (b"x", b"y")]
+    reader.client.unsubscribe(f"{root}/+")
+    writer.publish("topic", f"{root}/x", b"left", Props(durable=True))
+    until(lambda: (received := reader.receive()).body == b"left", "the other subscription goes on")
+    with pytest.raises(Nothing):
+        reader.receive(timeout=0.2)
 
 
 def test_retain_as_published_and_retain_handling(client, fresh):

@@ -61,6 +61,8 @@ pub struct DirectTarget {
 pub struct ObjectTarget {
     pub inbox: Arc<Inbox>,
     pub consumer: ConsumerId,
+    /// Of its subscriptions that match, if they have one.
+    pub wire: Option<Arc<Wire>>,
     pub no_local: bool,
 }
 
@@ -290,10 +292,19 @@ impl RoutingTable {
 /// So many targets are told apart without a map.
 const TARGETS_FEW: usize = 16;
 
+#[derive(Debug)]
+struct Direct {
+    inbox: Arc<Inbox>,
+    /// Of one subscription; of several it is nobody's in particular.
+    consumer: ConsumerId,
+    wire: Wire,
+    no_local: bool,
+}
+
 /// Collects targets, one for each receiver however many of its subscriptions match [MQTT-3.3.4-2].
 #[derive(Debug, Default)]
 pub struct Targets {
-    direct: Vec<(Arc<Inbox>, Wire, bool)>,
+    direct: Vec<Direct>,
     by_connection: HashMap<u64, usize>,
     queue_at: HashMap<*const QueueHandle, usize>,
 }
@@ -305,11 +316,12 @@ impl Targets {
                 route.objects.push(ObjectTarget {
                     inbox: Arc::clone(inbox),
                     consumer: *consumer,
+                    wire: None,
                     no_local: *no_local,
                 });
             }
-            Subscription::Direct { inbox, wire: Some(wire), no_local, .. } => {
-                self.add_wire(inbox, wire, *no_local)
+            Subscription::Direct { inbox, consumer, wire: Some(wire), no_local } => {
+                self.add_wire(inbox, *consumer, wire, *no_local)
             }
             Subscription::Queue { queue, wire, no_local, .. } => self.add_queue(
                 route,
@@ -319,23 +331,27 @@ impl Targets {
         }
     }
 
-    fn add_wire(&mut self, inbox: &Arc<Inbox>, wire: &Wire, no_local: bool) {
+    fn add_wire(&mut self, inbox: &Arc<Inbox>, consumer: ConsumerId, wire: &Wire, no_local: bool) {
         let (next, connection) = (self.direct.len(), inbox.connection());
         // A few are looked through: a map would cost an allocation.
         let at = if next < TARGETS_FEW {
-            self.direct.iter().position(|(known, ..)| known.connection() == connection).unwrap_or(next)
+            self.direct.iter().position(|known| known.inbox.connection() == connection).unwrap_or(next)
         } else {
             if self.by_connection.is_empty() {
                 let known = self.direct.iter().enumerate();
-                self.by_connection.extend(known.map(|(at, (inbox, ..))| (inbox.connection(), at)));
+                self.by_connection.extend(known.map(|(at, known)| (known.inbox.connection(), at)));
             }
             *self.by_connection.entry(connection).or_insert(next)
         };
         match self.direct.get_mut(at) {
-            None => self.direct.push((Arc::clone(inbox), wire.clone(), no_local)),
-            Some((_, known, local)) => {
-                *known = known.merged(wire);
-                *local &= no_local;
+            None => {
+                let (inbox, wire) = (Arc::clone(inbox), wire.clone());
+                self.direct.push(Direct { inbox, consumer, wire, no_local });
+            }
+            Some(known) => {
+                known.consumer = ConsumerId::SESSION;
+                known.wire = known.wire.merged(wire);
+                known.no_local &= no_local;
             }
         }
     }
@@ -366,7 +382,11 @@ impl Targets {
 
     /// Sorts the direct targets into classes.
     pub fn finish(self, route: &mut Route) {
-        for (inbox, wire, no_local) in self.direct {
+        for Direct { inbox, consumer, wire, no_local } in self.direct {
+            if wire.as_message {
+                route.objects.push(ObjectTarget { inbox, consumer, wire: Some(Arc::new(wire)), no_local });
+                continue;
+            }
             let class = route.classes.iter().position(|known| *known == wire).unwrap_or_else(|| {
                 route.classes.push(wire);
                 route.classes.len() - 1

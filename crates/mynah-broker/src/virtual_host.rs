@@ -352,6 +352,7 @@ impl VirtualHost {
                 route.objects.push(ObjectTarget {
                     inbox,
                     consumer: mynah_core::ConsumerId::SESSION,
+                    wire: None,
                     no_local: false,
                 });
             }

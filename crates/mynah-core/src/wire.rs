@@ -23,6 +23,8 @@ pub struct Wire {
     pub keep_retain: bool,
     /// Numbers the subscriber gave its subscriptions; all of those that matched.
     pub identifiers: Vec<u32>,
+    /// The receiver encodes for itself: it gets the message, and this class with it.
+    pub as_message: bool,
     /// Appends one publish to the run; may append nothing.
     pub encode: fn(&Self, &PublishRef<'_>, &mut Run),
 }
@@ -62,6 +64,7 @@ impl PartialEq for Wire {
             && self.direct_max == other.direct_max
             && self.keep_retain == other.keep_retain
             && self.identifiers == other.identifiers
+            && self.as_message == other.as_message
     }
 }
 

@@ -493,7 +493,7 @@ impl MqttConnection {
         let consumer = if delivery.settled { NOBODY } else { delivery.consumer };
         let freed = Freed { consumer, tag: delivery.tag };
         let known = self.subscriptions.own_consumer(delivery.consumer);
-        if known.is_none() && delivery.wire.is_none() && delivery.consumer != ConsumerId::SESSION {
+        if known.is_none() && delivery.consumer != ConsumerId::SESSION {
             // Unsubscribed while it waited: nothing new is sent [MQTT-3.10.4-2].
             if consumer != NOBODY {
                 self.outbound.flush(host);

@@ -333,8 +333,9 @@ impl MqttConnection {
                 if !direct {
                     wire.direct_max = Guarantee::AtMostOnce;
                 }
+                wire.as_message = alone;
                 Source {
-                    wire: (!alone).then_some(wire),
+                    wire: Some(wire),
                     settled: direct,
                     no_local: options.no_local || self.bridge,
                     retained,
@@ -375,6 +376,7 @@ impl MqttConnection {
             direct_max: Guarantee::ExactlyOnce,
             keep_retain: options.retain_as_published || self.bridge,
             identifiers,
+            as_message: false,
             encode: translate::encode,
         }
     }

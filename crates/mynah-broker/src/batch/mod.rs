@@ -349,7 +349,7 @@ impl Batch {
                 redelivered: false,
                 settled: true,
                 remaining: 0,
-                wire: None,
+                wire: target.wire.clone(),
             }));
             let pushed = target.inbox.push_direct(&mut self.deliveries, now);
             note(pushed, &target.inbox, &mut self.touched, &mut self.congested, &mut self.meter);

@@ -348,7 +348,8 @@ impl Turn<'_> {
         host.subscribe_direct(&self.host.info.inbox, id, old.as_ref(), filter, wire, source.no_local);
         self.insert_consumer(id, Consumer::Direct { filter: KeptFilter::new(filter) });
         if wants_retained(source.retained, !replaced) {
-            self.send_retained(id, filter, Receiver::Inbox(source.wire.clone().map(Arc::new)));
+            let encoded = source.wire.as_ref().filter(|wire| !wire.as_message);
+            self.send_retained(id, filter, Receiver::Inbox(encoded.cloned().map(Arc::new)));
         }
         Attached { queue: None, new: !replaced }
     }

@@ -75,6 +75,7 @@ impl<'a> StoredWire<'a> {
             direct_max: self.direct_max,
             keep_retain: self.keep_retain,
             identifiers: self.identifiers.clone(),
+            as_message: false,
             encode,
         })
     }
