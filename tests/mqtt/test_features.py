@@ -8,6 +8,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
+from proton import ConnectionException
 
 from support.clients import Nothing, Props, Refused
 from support.wait import settled, until
@@ -354,6 +355,17 @@ def test_a_name_without_a_password_has_the_rights_of_none(own_broker, client, ve
             client(version, to=broker, user=user, password=password)
     users = {entry["user"] for entry in broker.api("/connections")}
     assert users == {"anonymous"}, users
+
+
+@pytest.mark.parametrize("protocol", ["mqtt311", "mqtt5", "stomp", "amqp091", "amqp10"])
+def test_where_there_are_no_users_any_password_will_do(own_broker, client, protocol):
+    for anonymous in ("loopback", "never"):
+        broker = own_broker({"auth": {"anonymous": anonymous, "users": []}})
+        if anonymous == "never":
+            with pytest.raises((Refused, ConnectionException)):
+                client(protocol, to=broker, user="device", password="burnt-in")
+        else:
+            client(protocol, to=broker, user="device", password="burnt-in")
 
 
 def test_login_without_a_password_where_anonymous_is_off(own_broker, client):

@@ -4,9 +4,13 @@ MQTT-3.2.2-10, MQTT-3.2.2-11, MQTT-3.2.2-12, MQTT-3.2.2-13, MQTT-3.2.2-14, MQTT-
 import socket
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from support.clients.common import Nothing, Refused
+from support.clients.common import Nothing, Props, Refused
 from support.clients.mqtt import MqttClient
+from support.clients.stomp import StompClient
 from support.packets import (
     DISCONNECT,
     V5,
@@ -29,11 +33,12 @@ SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 def listener(own_broker):
     """A broker with one MQTT listener `one` of these terms, beside a plain one."""
 
-    def start(**terms):
+    def start(rules=(), **terms):
         def changes(ports):
             plain = {"name": "mqtt", "protocol": "mqtt", "bind": f"127.0.0.1:{ports['mqtt']}"}
+            stomp = {"name": "stomp", "protocol": "stomp", "bind": f"127.0.0.1:{ports['stomp']}"}
             own = {"name": "one", "protocol": "mqtt", "bind": f"127.0.0.1:{ports['one']}", **terms}
-            return {"listeners": [plain, own]}
+            return {"listeners": [plain, stomp, own], "auth": {"rules": list(rules)}}
 
         return own_broker(changes)
 
@@ -216,3 +221,100 @@ def test_tolerant_is_no_less_safe(listener):
         raw.send(sent)
         raw.expect_kind(DISCONNECT)
         raw.expect_close()
+
+
+def overlapping(client):
+    """Subscribed three times, with numbers; what came, and that nothing else did."""
+    for number, (pattern, qos) in enumerate((("t/+", 0), ("t/#", 1), ("t/x", 2)), start=1):
+        properties = Properties(PacketTypes.SUBSCRIBE)
+        properties.SubscriptionIdentifier = number
+        client.subscribe("topic", pattern, options=SubscribeOptions(qos=qos), properties=properties)
+
+
+def copies(client, count):
+    client.auto = True
+    found = []
+    for _ in range(count):
+        received = client.receive()
+        found.append((received.body, received.raw.qos, received.raw.properties.SubscriptionIdentifier))
+    with pytest.raises(Nothing):
+        client.receive(timeout=0.3)
+    return sorted(found)
+
+
+def reader(broker, clean, aliases=0):
+    properties = Properties(PacketTypes.CONNECT)
+    properties.TopicAliasMaximum = aliases
+    properties.SessionExpiryInterval = 0 if clean else 300
+    return MqttClient(broker, "5", port="one", client_id="reader", clean=clean, properties=properties)
+
+
+@pytest.mark.parametrize("clean, aliases", [(True, 0), (True, 10), (False, 0)], ids=["clean", "aliases", "kept"])
+def test_overlapping_subscriptions_bring_a_copy_each(listener, clean, aliases):
+    """[MQTT-3.3.4-2, MQTT-3.3.4-3, MQTT-3.3.4-5]: further copies, each with the QoS and the identifier of its subscription."""
+    broker = listener(mqtt={"overlapping": "each"})
+    client = reader(broker, clean, aliases)
+    overlapping(client)
+    writer, other = MqttClient(broker, "5"), StompClient(broker)
+    # Written with a note, by itself, in a transaction, and not at all.
+    ways = {
+        2: lambda body: writer.publish("topic", "t/x", body, qos=2),
+        1: lambda body: writer.publish("topic", "t/x", body, qos=1),
+        0: lambda body: writer.publish("topic", "t/x", body, qos=0),
+    }
+    for qos, publish_it in ways.items():
+        publish_it(b"m")
+        assert copies(client, 3) == sorted((b"m", min(qos, granted), [granted + 1]) for granted in (0, 1, 2)), qos
+    transaction = other.begin()
+    other.publish("topic", "t/x", b"m", Props(durable=True), transaction=transaction)
+    other.commit(transaction)
+    assert copies(client, 3) == sorted((b"m", min(1, granted), [granted + 1]) for granted in (0, 1, 2))
+    client.publish("topic", "t/y", b"own", qos=2)
+    assert copies(client, 2) == [(b"own", 0, [1]), (b"own", 1, [2])]
+    for connected in (writer, other, client):
+        connected.close()
+
+
+def test_what_is_kept_for_overlapping_subscriptions_is_a_copy_each(listener):
+    broker = listener(mqtt={"overlapping": "each"})
+    client = reader(broker, clean=False)
+    overlapping(client)
+    client.close()
+    writer = MqttClient(broker, "5")
+    writer.publish("topic", "t/x", b"1", qos=1)
+    writer.publish("topic", "t/x", b"2", qos=2)
+    expected = [(b"1", 1, [2]), (b"1", 1, [3]), (b"2", 1, [2]), (b"2", 2, [3])]
+    broker.restart(crash=True)
+    client = reader(broker, clean=False)
+    assert copies(client, 4) == expected
+    # The subscriptions are still what they were.
+    writer = MqttClient(broker, "5")
+    writer.publish("topic", "t/x", b"3", qos=2)
+    assert copies(client, 3) == [(b"3", 0, [1]), (b"3", 1, [2]), (b"3", 2, [3])]
+    writer.close()
+    client.close()
+
+
+@pytest.mark.parametrize("reveals", [True, False], ids=["told", "not-told"])
+def test_what_the_rules_refuse_is_told_or_not(listener, reveals):
+    """0x80: the server does not wish to reveal the reason [MQTT 5.0 3.4.2.1, 3.9.3]."""
+    rules = [
+        {"deny": ["all"], "to": ["secret/#"]},
+        {"allow": ["all", "connect"], "to": ["#"]},
+    ]
+    broker = listener(rules, mqtt={"reveal_denials": reveals})
+    raw = Raw(broker, V5, "one")
+    raw.send(subscribe(V5, [("secret/x", 1)]) + publish(V5, "secret/x", qos=1, number=5) + publish(V5, "secret/x", qos=2, number=6))
+    got = raw.ping()
+    code = 0x87 if reveals else 0x80
+    assert [entry.reasons for entry in got[:1]] == [[code]]
+    assert [(entry.number, entry.reason) for entry in got[1:]] == [(5, code), (6, code)]
+    assert [0x1F in dict(entry.props) for entry in got[1:]] == [reveals, reveals]
+    # Anything else that is wrong is said as before.
+    raw.send(subscribe(V5, [("$share/g/#/x", 1)]))
+    assert raw.ping()[0].reasons == [0x8F]
+    raw.close()
+    raw = Raw(broker, V311, "one")
+    raw.send(subscribe(V311, [("secret/x", 1)]))
+    assert raw.ping()[0].reasons == [0x80]
+    raw.close()

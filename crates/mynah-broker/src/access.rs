@@ -87,17 +87,31 @@ impl Access {
         ))
     }
 
-    /// What a name without a password counts for. As the trace of SASL ANONYMOUS [RFC 4505 2] it gives no rights: who may come
-    /// without a name may say any that is no user's. A certificate says more than a name, and may be accompanied by its own. In
-    /// all other cases a password is missing, which is answered as a wrong one.
-    pub(crate) fn unproven<'a>(&self, peer: &Peer, name: &'a str) -> Credentials<'a> {
-        let certified = peer.certified.as_deref() == Some(name);
-        let free = self.find(name).is_none() && matches!(self.anonymous(peer), Login::Yes(_));
-        if certified || free {
-            Credentials::Anonymous
-        } else {
-            Credentials::Password { user: name, password: &[] }
+    /// What credentials count for that prove nothing; all others are what they were.
+    ///
+    /// A name without a password, as the trace of SASL ANONYMOUS [RFC 4505 2], gives no rights: who may come without a name may say
+    /// any that is no user's. A certificate says more than a name, and may be accompanied by its own. In all other cases a
+    /// password is missing, which is answered as a wrong one.
+    ///
+    /// Where there are no users at all no password can be right, and who may come without one may come with any.
+    pub(crate) fn unproven<'a>(&self, peer: &Peer, credentials: Credentials<'a>) -> Credentials<'a> {
+        let open = || matches!(self.anonymous(peer), Login::Yes(_));
+        match credentials {
+            Credentials::Name(name) => {
+                let certified = peer.certified.as_deref() == Some(name);
+                if certified || (self.find(name).is_none() && open()) {
+                    Credentials::Anonymous
+                } else {
+                    Credentials::Password { user: name, password: &[] }
+                }
+            }
+            Credentials::Password { .. } if self.has_no_users() && open() => Credentials::Anonymous,
+            Credentials::Password { .. } | Credentials::Anonymous | Credentials::Sasl { .. } => credentials,
         }
+    }
+
+    fn has_no_users(&self) -> bool {
+        self.users.is_empty() && self.made.read().is_empty()
     }
 
     #[must_use]
@@ -331,7 +345,9 @@ mod tests {
     fn a_name_without_a_password_is_as_good_as_none() {
         let access = access();
         let peer = |address: &str| Peer::new(1, address.parse().unwrap(), "test");
-        let counts = |peer: &Peer, name| matches!(access.unproven(peer, name), Credentials::Anonymous);
+        let counts = |peer: &Peer, name| {
+            matches!(access.unproven(peer, Credentials::Name(name)), Credentials::Anonymous)
+        };
         let (here, there) = (peer("127.0.0.1:1"), peer("192.0.2.1:1"));
         assert!(counts(&here, "sensor") && counts(&here, ""));
         // Where nobody comes in without a name, a name does not help.
@@ -348,5 +364,29 @@ mod tests {
         assert!(
             counts(&certified, "hashed") && !counts(&certified, "guest") && !counts(&certified, "sensor")
         );
+    }
+
+    #[test]
+    fn without_users_a_password_is_as_good_as_none() {
+        let access = Access::new(&AuthConfig {
+            anonymous: Anonymous::Loopback,
+            failures_max: 0,
+            rules: Vec::new(),
+            users: Vec::new(),
+        });
+        let peer = |address: &str| Peer::new(1, address.parse().unwrap(), "test");
+        let counts = |peer: &Peer| {
+            let credentials = Credentials::Password { user: "guest", password: b"guest" };
+            matches!(access.unproven(peer, credentials), Credentials::Anonymous)
+        };
+        assert!(counts(&peer("127.0.0.1:1")) && !counts(&peer("192.0.2.1:1")));
+        let made = User {
+            name: "made".into(),
+            password: Password::Clear("x".into()),
+            loopback_only: false,
+            admin: false,
+        };
+        access.put_user(made, || ());
+        assert!(!counts(&peer("127.0.0.1:1")));
     }
 }

@@ -75,6 +75,10 @@ pub struct QueueTarget {
 }
 
 impl QueueTarget {
+    fn is_apart(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.apart)
+    }
+
     /// A session's queue takes only what must be settled; the rest went directly.
     #[must_use]
     pub fn takes(&self, guarantee: Guarantee, publisher: u64) -> bool {
@@ -84,6 +88,11 @@ impl QueueTarget {
 }
 
 impl Route {
+    /// How a queue is reached: more than once by subscriptions that are apart.
+    pub fn targets_in<'r>(&'r self, queue: &'r Arc<QueueHandle>) -> impl Iterator<Item = &'r QueueTarget> {
+        self.queues.iter().filter(|target| Arc::ptr_eq(&target.queue, queue))
+    }
+
     /// Whether it still says where `address` leads in `table`.
     #[must_use]
     pub fn serves(&self, table: &RoutingTable, address: AddressRef<'_>) -> bool {
@@ -301,7 +310,14 @@ struct Direct {
     no_local: bool,
 }
 
-/// Collects targets, one for each receiver however many of its subscriptions match [MQTT-3.3.4-2].
+impl Direct {
+    /// It can be merged with another subscription of this connection.
+    fn is_of(&self, connection: u64) -> bool {
+        self.inbox.connection() == connection && !self.wire.apart
+    }
+}
+
+/// Collects targets, one for each receiver however many of its subscriptions match [MQTT-3.3.4-2], but for those that are apart.
 #[derive(Debug, Default)]
 pub struct Targets {
     direct: Vec<Direct>,
@@ -333,12 +349,17 @@ impl Targets {
 
     fn add_wire(&mut self, inbox: &Arc<Inbox>, consumer: ConsumerId, wire: &Wire, no_local: bool) {
         let (next, connection) = (self.direct.len(), inbox.connection());
+        if wire.apart {
+            let (inbox, wire) = (Arc::clone(inbox), wire.clone());
+            self.direct.push(Direct { inbox, consumer, wire, no_local });
+            return;
+        }
         // A few are looked through: a map would cost an allocation.
         let at = if next < TARGETS_FEW {
-            self.direct.iter().position(|known| known.inbox.connection() == connection).unwrap_or(next)
+            self.direct.iter().position(|known| known.is_of(connection)).unwrap_or(next)
         } else {
             if self.by_connection.is_empty() {
-                let known = self.direct.iter().enumerate();
+                let known = self.direct.iter().enumerate().filter(|(_, known)| !known.wire.apart);
                 self.by_connection.extend(known.map(|(at, known)| (known.inbox.connection(), at)));
             }
             *self.by_connection.entry(connection).or_insert(next)
@@ -358,11 +379,16 @@ impl Targets {
 
     pub fn add_queue(&mut self, route: &mut Route, target: QueueTarget) {
         let (next, queue) = (route.queues.len(), Arc::as_ptr(&target.queue));
+        if target.is_apart() {
+            route.queues.push(target);
+            return;
+        }
         let at = if next < TARGETS_FEW {
-            route.queues.iter().position(|known| Arc::as_ptr(&known.queue) == queue).unwrap_or(next)
+            let same = |known: &QueueTarget| Arc::as_ptr(&known.queue) == queue && !known.is_apart();
+            route.queues.iter().position(same).unwrap_or(next)
         } else {
             if self.queue_at.is_empty() {
-                let known = route.queues.iter().enumerate();
+                let known = route.queues.iter().enumerate().filter(|(_, known)| !known.is_apart());
                 self.queue_at.extend(known.map(|(at, known)| (Arc::as_ptr(&known.queue), at)));
             }
             *self.queue_at.entry(queue).or_insert(next)

@@ -23,6 +23,8 @@ pub struct Wire {
     pub keep_retain: bool,
     /// Numbers the subscriber gave its subscriptions; all of those that matched.
     pub identifiers: Vec<u32>,
+    /// Its copies are its own, whatever other subscriptions of the receiver match.
+    pub apart: bool,
     /// The receiver encodes for itself: it gets the message, and this class with it.
     pub as_message: bool,
     /// Appends one publish to the run; may append nothing.
@@ -43,7 +45,7 @@ impl Wire {
         self.format == frames.format && self.version == frames.version && self.identifiers.is_empty()
     }
 
-    /// Two overlapping subscriptions of one connection as one: it gets one copy, with the higher guarantee and all numbers.
+    /// Two overlapping subscriptions of one receiver as one, if neither is [`apart`](Self::apart): it gets one copy, with the higher guarantee and all numbers.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
         let mut merged = self.clone();
@@ -64,6 +66,7 @@ impl PartialEq for Wire {
             && self.direct_max == other.direct_max
             && self.keep_retain == other.keep_retain
             && self.identifiers == other.identifiers
+            && self.apart == other.apart
             && self.as_message == other.as_message
     }
 }

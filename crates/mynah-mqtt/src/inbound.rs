@@ -293,10 +293,12 @@ impl MqttConnection {
             self.note_received(id, false, host);
         }
         let mut text = Vec::new();
-        if self.problem_info {
+        let reason = reason::of_publish(refusal);
+        let told = reason.told(self.config.reveal_denials);
+        if self.problem_info && told == reason {
             put_field(&mut text, id::REASON_STRING, refusal.text.as_bytes());
         }
-        let mut ack = Ack::new(kind, id, reason::of_publish(refusal));
+        let mut ack = Ack::new(kind, id, told);
         // Identifier and reason.
         if fits(&text, 3, self.packet_max) {
             ack.properties = Properties::trusted(&text);

@@ -72,6 +72,10 @@ pub struct MqttConfig {
     pub subscriptions_max: usize,
     /// Lenient with what is wrong but harmless, see [`tolerant`].
     pub tolerant: bool,
+    /// Of overlapping subscriptions each gets a copy of its own; otherwise there is one for all of them [MQTT 5.0 3.3.4].
+    pub copy_each: bool,
+    /// Clients of 5.0 are told that it is the rules which refuse what they want; otherwise the reason is unspecified [MQTT 5.0 3.4.2.1, 3.9.3].
+    pub reveal_denials: bool,
     /// Clients are told to go there and are not let in.
     pub redirect: Option<Redirect>,
     /// From the connection to the end of the login.
@@ -96,6 +100,8 @@ impl Default for MqttConfig {
             session_expiry_max: None,
             subscriptions_max: 100_000,
             tolerant: false,
+            copy_each: false,
+            reveal_denials: true,
             redirect: None,
             login_timeout: Duration::from_secs(10),
         }

@@ -52,6 +52,12 @@ impl Reason {
         self.0 >= 0x80
     }
 
+    /// What the client is told, if it may not know that the rules refuse it.
+    #[must_use]
+    pub(crate) fn told(self, reveal_denials: bool) -> Self {
+        if self == Self::NOT_AUTHORIZED && !reveal_denials { Self::UNSPECIFIED } else { self }
+    }
+
     /// The return code of a CONNACK in 3.x, if there is one for it; where there is none the connection is closed
     /// without a word [MQTT 3.1.1 table 3.1].
     #[must_use]

@@ -376,6 +376,7 @@ impl MqttConnection {
             direct_max: Guarantee::ExactlyOnce,
             keep_retain: options.retain_as_published || self.bridge,
             identifiers,
+            apart: self.config.copy_each,
             as_message: false,
             encode: translate::encode,
         }
@@ -439,7 +440,10 @@ impl MqttConnection {
         let Some(pending) = list.get_mut(at) else { return };
         pending.waiting = pending.waiting.saturating_sub(1);
         let code = match reply {
-            Reply::Refused(refusal) => Some(reason::suback_code(reason::of_subscribe(refusal), self.version)),
+            Reply::Refused(refusal) => {
+                let reason = reason::of_subscribe(refusal).told(self.config.reveal_denials);
+                Some(reason::suback_code(reason, self.version))
+            }
             Reply::Detached { existed: false } => Some(Reason::NO_SUBSCRIPTION_EXISTED.0),
             Reply::Detached { existed: true }
             | Reply::Attached(_)

@@ -14,7 +14,7 @@ use mynah_mqtt::{Mqtt, MqttConfig, Redirect, Versions};
 use mynah_stomp::{Stomp, StompConfig, WallClock};
 
 use crate::config::{
-    Anonymous, Config, Listener, ListenerProtocol, MqttTerms, MqttVersion, Size, Strictness,
+    Anonymous, Config, Listener, ListenerProtocol, MqttTerms, MqttVersion, Overlapping, Size, Strictness,
 };
 
 /// Every protocol with the listeners' word for it.
@@ -69,6 +69,8 @@ fn mqtt_on_terms(config: &Config, terms: &MqttTerms) -> MqttConfig {
         receive_max: terms.receive_max,
         retain: terms.retain,
         tolerant: terms.strictness == Strictness::Tolerant,
+        copy_each: terms.overlapping == Overlapping::Each,
+        reveal_denials: terms.reveal_denials,
         redirect: (!terms.redirect.is_empty()).then(|| Redirect {
             server: terms.redirect.as_str().into(),
             permanent: terms.redirect_permanent,

@@ -285,16 +285,15 @@ impl Batch {
         let many = locked.iter().filter(|locked| locked.guarded.machine.keeps_facts()).count() > 1;
         let mut effects_of: Vec<(usize, usize)> = Vec::new();
         for (at, Locked { queue, guarded, before }) in locked.iter_mut().enumerate() {
-            let Some(target) = route.queues.iter().find(|target| Arc::ptr_eq(&target.queue, queue)) else {
-                continue;
-            };
             if queue.is_deleted() {
                 self.note_homeless();
                 continue;
             }
             let already = self.effects.len();
-            let pushed = self.push_run(target, &mut guarded.machine, now);
-            queue.published.fetch_add(pushed, Ordering::Relaxed);
+            for target in route.targets_in(queue) {
+                let pushed = self.push_run(target, &mut guarded.machine, now);
+                queue.published.fetch_add(pushed, Ordering::Relaxed);
+            }
             self.writing.cursor = 0;
             self.writing.new_messages(engine, queue.number, &mut guarded.machine, *before, many);
             forget_unwritten(&mut self.effects, already);

@@ -16,7 +16,7 @@ use mynah_core::{DeliveryTag, Message, Outcome, Retain};
 use super::Batch;
 use super::kept::{Locked, forget_unwritten, lock_all, refusal_of};
 use crate::queues::QueueHandle;
-use crate::routing::{Found, QueueTarget, Route};
+use crate::routing::{Found, Route};
 use crate::virtual_host::VirtualHost;
 
 /// A message of a transaction and where it goes.
@@ -110,8 +110,10 @@ impl Batch {
         let already = self.effects.len();
         let mut pushed = 0;
         for ToPublish { message, route } in publishes {
-            let Some(target) = target_of(route, queue) else { continue };
-            if target.takes(message.header.guarantee, self.publisher) {
+            for target in route.targets_in(queue) {
+                if !target.takes(message.header.guarantee, self.publisher) {
+                    continue;
+                }
                 let (message, wire) = (Arc::clone(message), target.wire.clone());
                 let taken = guarded.machine.push(now, message, wire, self.publisher, &mut self.effects);
                 pushed += u64::from(taken.is_ok());
@@ -142,11 +144,12 @@ impl Batch {
         for Locked { queue, guarded, .. } in locked {
             let (mut messages, mut bytes, mut largest) = (0, 0, 0);
             for ToPublish { message, route } in publishes {
-                let Some(target) = target_of(route, queue) else { continue };
-                if target.takes(message.header.guarantee, self.publisher) {
-                    let size = message.size() as u64;
-                    (messages, bytes, largest) = (messages + 1, bytes + size, size.max(largest));
-                    durable |= queue.is_kept() && message.header.durable();
+                for target in route.targets_in(queue) {
+                    if target.takes(message.header.guarantee, self.publisher) {
+                        let size = message.size() as u64;
+                        (messages, bytes, largest) = (messages + 1, bytes + size, size.max(largest));
+                        durable |= queue.is_kept() && message.header.durable();
+                    }
                 }
             }
             if messages == 0 {
@@ -168,8 +171,4 @@ impl Batch {
             None => Ok(()),
         }
     }
-}
-
-fn target_of<'r>(route: &'r Route, queue: &Arc<QueueHandle>) -> Option<&'r QueueTarget> {
-    route.queues.iter().find(|target| Arc::ptr_eq(&target.queue, queue))
 }

@@ -21,11 +21,7 @@ impl Turn<'_> {
     pub(super) fn log_in(&mut self, ticket: Ticket, credentials: Credentials<'_>) {
         let peer = Arc::clone(&self.host.info.peer);
         let access = &self.host.broker.shared.access;
-        let credentials = if let Credentials::Name(user) = credentials {
-            access.unproven(&peer, user)
-        } else {
-            credentials
-        };
+        let credentials = access.unproven(&peer, credentials);
         let login = match credentials {
             Credentials::Anonymous | Credentials::Name(_) => match &peer.certified {
                 Some(user) => Login::Yes(Arc::clone(user)),

@@ -456,6 +456,7 @@ pub(crate) fn wire(guarantee: Guarantee, direct_max: Guarantee) -> Wire {
         direct_max,
         keep_retain: false,
         identifiers: Vec::new(),
+        apart: false,
         as_message: false,
         encode,
     }

@@ -1,9 +1,11 @@
 //! Subscriptions to topics: shared, durable, direct; retained messages.
 
 use mynah_core::protocol::{CreditMode, Holder, Host, Notice, Reply, Retained, Source};
-use mynah_core::{ConsumerId, Outcome, PublishRef};
+use mynah_core::{ConsumerId, Outcome, PublishRef, Wire};
 
-use crate::lab::{BACK, CLEAN, FORGET, KEEP, Lab, direct, from_topic, queue, retained, shared, topic};
+use crate::lab::{
+    BACK, CLEAN, FORGET, KEEP, Lab, direct, from_topic, of_session, queue, retained, shared, terms, topic,
+};
 
 #[test]
 fn a_groups_only_member_may_subscribe_again() {
@@ -192,6 +194,34 @@ fn overlapping_subscriptions_are_one_copy() {
     one.detach(1, BACK);
     one.send(topic("a/b"), "y");
     assert_eq!(one.take_frames(), ["topic:a/b=y"]);
+}
+
+#[test]
+fn overlapping_subscriptions_that_are_apart_are_a_copy_each() {
+    // More receivers than are told apart without a map.
+    let lab = Lab::new();
+    let apart = |mut source: Source<'static>, apart| {
+        source.wire = source.wire.map(|wire| Wire { apart, ..wire });
+        source
+    };
+    let mut readers: Vec<_> = (0..40).map(|_| lab.connect()).collect();
+    for (number, reader) in readers.iter_mut().enumerate() {
+        reader.attach(1, apart(direct("a/+"), number % 2 == 0));
+        reader.attach(2, apart(direct("a/#"), number % 2 == 0));
+        reader.attach(3, apart(direct("a/b"), number % 4 == 0));
+    }
+    let (mut session, _) = lab.session("s", terms(true, 100));
+    session.attach(1, apart(of_session("a/+"), true));
+    session.attach(2, apart(of_session("a/#"), true));
+    session.attach(3, of_session("a/b"));
+    session.attach(4, of_session("#"));
+    assert_eq!(lab.connect().send(topic("a/b"), "x"), 20 * 3 + 20 + 3 + 3);
+    for (number, mut reader) in readers.into_iter().enumerate() {
+        // One of a kind that is not apart is merged with nothing.
+        let copies = if number % 2 == 0 { 3 } else { 1 };
+        assert_eq!(reader.take_frames().len(), copies, "{number}");
+    }
+    assert_eq!(session.bodies(), ["x", "x", "x"]);
 }
 
 #[test]

@@ -7,13 +7,17 @@ use super::formats::Formats;
 use crate::message::Guarantee;
 use crate::wire::Wire;
 
+// Bits of the last of the four bytes.
+const KEEP_RETAIN: u8 = 1;
+const APART: u8 = 2;
+
 pub(super) fn put_wire(out: &mut Vec<u8>, wire: &Wire) {
     put_text(out, wire.format.0);
     out.extend_from_slice(&[
         wire.version,
         wire.guarantee as u8,
         wire.direct_max as u8,
-        u8::from(wire.keep_retain),
+        if wire.keep_retain { KEEP_RETAIN } else { 0 } | if wire.apart { APART } else { 0 },
     ]);
     put_varint(out, wire.identifiers.len() as u64);
     wire.identifiers.iter().for_each(|id| put_varint(out, u64::from(*id)));
@@ -49,6 +53,7 @@ pub struct StoredWire<'a> {
     guarantee: Guarantee,
     direct_max: Guarantee,
     keep_retain: bool,
+    apart: bool,
     identifiers: Vec<u32>,
 }
 
@@ -56,12 +61,16 @@ impl<'a> StoredWire<'a> {
     pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, Fault> {
         let (format, version) = (reader.text()?, reader.u8()?);
         let (wanted, direct_max) = (guarantee(reader.u8()?)?, guarantee(reader.u8()?)?);
-        let keep_retain = reader.u8()? != 0;
+        let flags = reader.u8()?;
+        if flags & !(KEEP_RETAIN | APART) != 0 {
+            return Err(Fault::Unknown);
+        }
+        let (keep_retain, apart) = (flags & KEEP_RETAIN != 0, flags & APART != 0);
         let mut identifiers = Vec::new();
         for _ in 0..reader.varint()? {
             identifiers.push(reader.varint32()?);
         }
-        Ok(Self { format, version, guarantee: wanted, direct_max, keep_retain, identifiers })
+        Ok(Self { format, version, guarantee: wanted, direct_max, keep_retain, apart, identifiers })
     }
 
     /// `None` if no protocol knows the format any more.
@@ -75,6 +84,7 @@ impl<'a> StoredWire<'a> {
             direct_max: self.direct_max,
             keep_retain: self.keep_retain,
             identifiers: self.identifiers.clone(),
+            apart: self.apart,
             as_message: false,
             encode,
         })

@@ -241,6 +241,7 @@ pub(crate) fn wire(version: Version, guarantee: Guarantee) -> Wire {
         direct_max: Guarantee::ExactlyOnce,
         keep_retain: false,
         identifiers: Vec::new(),
+        apart: false,
         as_message: false,
         encode: crate::translate::encode,
     }

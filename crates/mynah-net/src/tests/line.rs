@@ -219,6 +219,7 @@ impl Line {
                 direct_max: Guarantee::ExactlyOnce,
                 keep_retain: false,
                 identifiers: Vec::new(),
+                apart: false,
                 as_message: false,
                 encode,
             });

@@ -23,7 +23,7 @@ pub(crate) use check::parse_net;
 pub(crate) use problem::{Origin, Problem};
 pub(crate) use settings::{
     Anonymous, ClientCert, Config, Listener, ListenerAnonymous, ListenerProtocol, LogFormat, MqttTerms,
-    MqttVersion, Rule, RuleAction, Secret, Strictness, Tls, User, UserFrom,
+    MqttVersion, Overlapping, Rule, RuleAction, Secret, Strictness, Tls, User, UserFrom,
 };
 pub(crate) use units::Size;
 

@@ -113,6 +113,8 @@ pub(crate) struct MqttTerms {
     pub(crate) receive_max: u16,
     pub(crate) retain: bool,
     pub(crate) strictness: Strictness,
+    pub(crate) overlapping: Overlapping,
+    pub(crate) reveal_denials: bool,
     /// Clients are told to go to this server (host:port) and are not let in; empty: they are let in.
     pub(crate) redirect: String,
     /// The redirection is for good.
@@ -128,6 +130,15 @@ pub(crate) enum Strictness {
     #[default]
     Strict,
     Tolerant,
+}
+
+/// How often a message comes that several subscriptions of a client match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Overlapping {
+    #[default]
+    Once,
+    Each,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +162,8 @@ impl Default for MqttTerms {
             receive_max: 4096,
             retain: true,
             strictness: Strictness::Strict,
+            overlapping: Overlapping::Once,
+            reveal_denials: true,
             redirect: String::new(),
             redirect_permanent: false,
             mount_point: String::new(),
