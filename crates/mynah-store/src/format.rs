@@ -4,13 +4,16 @@
 //! - `journal/NNNNNNNN.wal`: a header of 4 KiB, then groups, each beginning at a multiple of [`ALIGN`]
 //! - `queues/Q-P.page`: a header, then records
 //!
+//! Since version 2 the checksum of a group and of a page is over the lengths and checksums of its records; before it was over all
+//! bytes. Both can be read.
+//!
 //! Never: reads or writes.
 
 use mynah_core::DeliveryTag;
-use mynah_core::engine::{QueueNumber, Reader, TagSet, put_varint};
+use mynah_core::engine::{QueueNumber, Reader, TagSet, put_varint, sum_checked_frames, sum_frames};
 
 /// The version of the format. A store of a higher one is refused.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 pub(crate) const JOURNAL_HEADER: usize = 4096;
 pub(crate) const GROUP_HEADER: usize = 48;
 /// Groups begin at multiples of this: what one sync has made safe is in no sector that the next one writes.
@@ -18,8 +21,10 @@ pub(crate) const ALIGN: usize = 512;
 
 const STORE_MAGIC: u32 = 0x594d_0001;
 const JOURNAL_MAGIC: u32 = 0x594d_0002;
-const GROUP_MAGIC: u32 = 0x594d_0003;
+/// Of version 1.
+const GROUP_MAGIC_1: u32 = 0x594d_0003;
 const PAGE_MAGIC: u32 = 0x594d_0004;
+const GROUP_MAGIC: u32 = 0x594d_0005;
 
 /// Why a header cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +43,8 @@ fn sealed(magic: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn opened(magic: u32, bytes: &[u8], length: usize) -> Result<Reader<'_>, Bad> {
+/// What is sealed, and by which version.
+fn opened(magic: u32, bytes: &[u8], length: usize) -> Result<(Reader<'_>, u32), Bad> {
     let mut reader = Reader::new(bytes);
     let mut read = || reader.u32().map_err(|_| Bad::Damaged);
     let (found, version, sum) = (read()?, read()?, read()?);
@@ -52,7 +58,7 @@ fn opened(magic: u32, bytes: &[u8], length: usize) -> Result<Reader<'_>, Bad> {
     if crc32c::crc32c(body) != sum {
         return Err(Bad::Damaged);
     }
-    Ok(Reader::new(body))
+    Ok((Reader::new(body), version))
 }
 
 /// The store's header.
@@ -71,7 +77,7 @@ impl StoreHeader {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
-        let mut reader = opened(STORE_MAGIC, bytes, 12)?;
+        let (mut reader, _) = opened(STORE_MAGIC, bytes, 12)?;
         let damaged = |_| Bad::Damaged;
         Ok(Self { id: reader.u64().map_err(damaged)?, generation: reader.u32().map_err(damaged)? })
     }
@@ -99,7 +105,7 @@ impl JournalHeader {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
-        let mut reader = opened(JOURNAL_MAGIC, bytes, 24)?;
+        let (mut reader, _) = opened(JOURNAL_MAGIC, bytes, 24)?;
         let damaged = |_| Bad::Damaged;
         Ok(Self {
             store: reader.u64().map_err(damaged)?,
@@ -110,7 +116,7 @@ impl JournalHeader {
     }
 }
 
-/// A group: what one write appended. Its checksum covers file, generation and content, so that what an earlier use of the file
+/// A group: what one write appended. Its checksum covers file, generation and the frames of its records, so that what an earlier use of the file
 /// has left is never taken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GroupHeader {
@@ -140,9 +146,12 @@ impl GroupHeader {
         fields
     }
 
+    /// `content` is whole records.
     pub(crate) fn encode(self, content: &[u8]) -> [u8; GROUP_HEADER] {
         let fields = self.fields();
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&fields), content);
+        let sum = sum_frames(crc32c::crc32c(&fields), content);
+        debug_assert!(sum.is_some(), "what was appended are no whole records");
+        let sum = sum.unwrap_or_default();
         let mut bytes = [0; GROUP_HEADER];
         let front = GROUP_MAGIC.to_le_bytes().into_iter().chain(sum.to_le_bytes()).chain(fields);
         bytes.iter_mut().zip(front).for_each(|(byte, value)| *byte = value);
@@ -152,7 +161,8 @@ impl GroupHeader {
     /// The group at the front of `bytes` with its content, if there is a whole one.
     pub(crate) fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let mut reader = Reader::new(bytes);
-        if reader.u32().ok()? != GROUP_MAGIC {
+        let magic = reader.u32().ok()?;
+        if magic != GROUP_MAGIC && magic != GROUP_MAGIC_1 {
             return None;
         }
         let sum = reader.u32().ok()?;
@@ -166,7 +176,12 @@ impl GroupHeader {
         };
         let length = usize::try_from(header.length).ok()?;
         let content = bytes.get(GROUP_HEADER..)?.get(..length)?;
-        let found = crc32c::crc32c_append(crc32c::crc32c(&header.fields()), content);
+        let of_fields = crc32c::crc32c(&header.fields());
+        let found = if magic == GROUP_MAGIC_1 {
+            crc32c::crc32c_append(of_fields, content)
+        } else {
+            sum_checked_frames(of_fields, content)?
+        };
         (found == sum).then_some((header, content))
     }
 
@@ -175,7 +190,9 @@ impl GroupHeader {
         let mut reader = Reader::new(bytes);
         let mut next = || reader.u32().ok();
         let (magic, _sum, _length) = (next(), next(), next());
-        magic == Some(GROUP_MAGIC) && next() == Some(header.number) && next() == Some(header.generation)
+        matches!(magic, Some(GROUP_MAGIC | GROUP_MAGIC_1))
+            && next() == Some(header.number)
+            && next() == Some(header.generation)
     }
 
     /// Bytes it takes in the file.
@@ -196,7 +213,36 @@ pub(crate) struct PageHeader {
     pub(crate) durable: TagSet,
     pub(crate) transient: TagSet,
     pub(crate) content_length: u64,
-    pub(crate) content_sum: u32,
+    pub(crate) content_sum: ContentSum,
+}
+
+/// The checksum of a page's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ContentSum {
+    /// Of version 1: over all bytes.
+    Bytes(u32),
+    Frames(u32),
+}
+
+impl ContentSum {
+    /// Of whole records.
+    pub(crate) fn of(content: &[u8]) -> Self {
+        Self::Frames(sum_frames(0, content).unwrap_or_default())
+    }
+
+    /// Whether nothing has changed but what the records' own checksums tell.
+    pub(crate) fn fits(self, content: &[u8]) -> bool {
+        match self {
+            Self::Bytes(sum) => crc32c::crc32c(content) == sum,
+            Self::Frames(sum) => sum_frames(0, content) == Some(sum),
+        }
+    }
+
+    fn value(self) -> u32 {
+        match self {
+            Self::Bytes(sum) | Self::Frames(sum) => sum,
+        }
+    }
 }
 
 impl PageHeader {
@@ -207,7 +253,7 @@ impl PageHeader {
         body.push(self.level);
         put_varint(&mut body, self.bytes);
         put_varint(&mut body, self.content_length);
-        body.extend_from_slice(&self.content_sum.to_le_bytes());
+        body.extend_from_slice(&self.content_sum.value().to_le_bytes());
         for tags in [&self.durable, &self.transient] {
             put_varint(&mut body, tags.ranges().count() as u64);
             for (first, last) in tags.ranges() {
@@ -226,8 +272,11 @@ impl PageHeader {
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, usize), Bad> {
         let mut front = Reader::new(bytes);
         let length = front.u32().map_err(|_| Bad::Damaged)? as usize;
-        let mut reader = opened(PAGE_MAGIC, front.rest(), length)?;
-        let header = Self::fields(&mut reader).map_err(|_| Bad::Damaged)?;
+        let (mut reader, version) = opened(PAGE_MAGIC, front.rest(), length)?;
+        let mut header = Self::fields(&mut reader).map_err(|_| Bad::Damaged)?;
+        if version < 2 {
+            header.content_sum = ContentSum::Bytes(header.content_sum.value());
+        }
         Ok((header, length + 16))
     }
 
@@ -238,7 +287,7 @@ impl PageHeader {
         let level = reader.u8()?;
         let bytes = reader.varint()?;
         let content_length = reader.varint()?;
-        let content_sum = reader.u32()?;
+        let content_sum = ContentSum::Frames(reader.u32()?);
         let mut sets = [TagSet::default(), TagSet::default()];
         for set in &mut sets {
             for _ in 0..reader.varint()? {
@@ -259,4 +308,78 @@ pub(crate) fn journal_name(number: u32) -> String {
 
 pub(crate) fn page_name(queue: QueueNumber, page: u32) -> String {
     format!("queues/{:x}-{page}.page", queue.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use mynah_core::engine::Records;
+
+    use super::*;
+
+    fn content() -> Vec<u8> {
+        let mut records = Records::default();
+        records.note(QueueNumber(1), 2, Some(b"noted"));
+        records.delivered(QueueNumber(1), DeliveryTag(9));
+        records.joined().into_owned()
+    }
+
+    #[test]
+    fn groups_of_both_versions_are_read_and_a_changed_byte_is_seen() {
+        let content = content();
+        let length = u32::try_from(content.len()).unwrap();
+        let header = GroupHeader { length, file: 3, generation: 4, from: 5, to: 6, durable: 5 };
+        let now = [&header.encode(&content)[..], &content].concat();
+        let mut before = now.clone();
+        before[..4].copy_from_slice(&GROUP_MAGIC_1.to_le_bytes());
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&header.fields()), &content);
+        before[4..8].copy_from_slice(&sum.to_le_bytes());
+        for group in [now, before] {
+            assert_eq!(GroupHeader::decode(&group), Some((header, &*content)));
+            // But for what pads the header.
+            for at in (0..44).chain(GROUP_HEADER..group.len()) {
+                let mut changed = group.clone();
+                changed[at] ^= 1;
+                assert_eq!(GroupHeader::decode(&changed), None, "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn pages_of_both_versions_are_read() {
+        let content = content();
+        let mut durable = TagSet::default();
+        durable.insert(DeliveryTag(9));
+        let header = PageHeader {
+            store: 1,
+            queue: QueueNumber(2),
+            page: 3,
+            level: 0,
+            bytes: 5,
+            durable,
+            transient: TagSet::default(),
+            content_length: content.len() as u64,
+            content_sum: ContentSum::of(&content),
+        };
+        let now = header.encode();
+        assert_eq!(PageHeader::decode(&now).map(|(header, _)| header), Ok(header.clone()));
+        assert!(header.content_sum.fits(&content));
+        let old = PageHeader { content_sum: ContentSum::Bytes(crc32c::crc32c(&content)), ..header };
+        let mut before = old.encode();
+        // Behind length and magic.
+        before[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        let (read, _) = PageHeader::decode(&before).unwrap();
+        assert_eq!(read, old);
+        let mut changed = content;
+        assert!(read.content_sum.fits(&changed));
+        changed[12] ^= 1;
+        assert!(!read.content_sum.fits(&changed));
+    }
+
+    #[test]
+    fn a_later_version_is_told() {
+        let mut header = StoreHeader { id: 1, generation: 2 }.encode();
+        assert!(StoreHeader::decode(&header).is_ok());
+        header[4..8].copy_from_slice(&(VERSION + 1).to_le_bytes());
+        assert_eq!(StoreHeader::decode(&header).err(), Some(Bad::Newer(VERSION + 1)));
+    }
 }

@@ -8,12 +8,14 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use mynah_core::DeliveryTag;
-use mynah_core::engine::{Extent, Page, QueueNumber, RecordRef, Records, StoredEntry, TagSet, read_record};
+use mynah_core::engine::{
+    Extent, Page, QueueNumber, RecordRef, Records, StoredEntry, TagSet, read_record, sum_checked_frames,
+};
 
 use crate::buffer::Buffer;
 use crate::disk::read_all;
 use crate::engine::Inner;
-use crate::format::{ALIGN, PageHeader, page_name};
+use crate::format::{ALIGN, ContentSum, PageHeader, page_name};
 use crate::ledger::PageState;
 
 /// A larger buffer is not kept for the next page.
@@ -65,7 +67,7 @@ impl Inner {
             durable,
             transient,
             content_length: records.size() as u64,
-            content_sum: 0,
+            content_sum: ContentSum::Frames(0),
         };
         let head = header.encode().len();
         let length = (head + records.size()).next_multiple_of(ALIGN);
@@ -74,7 +76,7 @@ impl Inner {
         records.join_to(|piece| file.extend_from_slice(piece));
         records.clear();
         let (front, content) = file.split_at_mut(head);
-        header.content_sum = crc32c::crc32c(content);
+        header.content_sum = ContentSum::of(content);
         front.copy_from_slice(&header.encode());
         // Whole blocks; the header says how much of it is content.
         file.resize(length, 0);
@@ -170,14 +172,21 @@ impl Inner {
     }
 }
 
-/// Header and content of a page, if they are whole.
+/// Header and content of a page, if they are whole. What the checksums of the records cover is for whoever reads those.
 pub(crate) fn page_content(file: &[u8]) -> Result<(PageHeader, &[u8]), &'static str> {
     let (header, start) = PageHeader::decode(file).map_err(|_| "its header is damaged")?;
     let length = usize::try_from(header.content_length).map_err(|_| "its header is damaged")?;
     let content = file.get(start..).and_then(|rest| rest.get(..length)).ok_or("it is cut off")?;
-    if crc32c::crc32c(content) != header.content_sum {
+    if !header.content_sum.fits(content) {
         return Err("its checksum is wrong");
     }
+    Ok((header, content))
+}
+
+/// The same, if its records are whole as well.
+pub(crate) fn whole_page(file: &[u8]) -> Result<(PageHeader, &[u8]), &'static str> {
+    let (header, content) = page_content(file)?;
+    sum_checked_frames(0, content).ok_or("a record in it has changed")?;
     Ok((header, content))
 }
 

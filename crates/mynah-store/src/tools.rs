@@ -15,10 +15,10 @@ use mynah_core::engine::{RecordRef, TagSet, read_record};
 
 use crate::disk::{Disk, Lock, LockError, RealDisk, read_all};
 use crate::format::{
-    ALIGN, Bad, GROUP_HEADER, GroupHeader, JOURNAL_HEADER, JournalHeader, PageHeader, StoreHeader,
-    journal_name,
+    ALIGN, Bad, ContentSum, GROUP_HEADER, GroupHeader, JOURNAL_HEADER, JournalHeader, PageHeader,
+    StoreHeader, journal_name,
 };
-use crate::pages::page_content;
+use crate::pages::whole_page;
 use crate::scan::{End, groups};
 use crate::{StoreError, VERSION};
 
@@ -206,7 +206,7 @@ impl Dir {
             self.report.pages += 1;
             let path = format!("queues/{name}");
             let bytes = read_all(&*self.disk.open(&path, false)?)?;
-            match page_content(&bytes) {
+            match whole_page(&bytes) {
                 Ok((header, _)) => {
                     self.report.page_messages += header.durable.len() + header.transient.len();
                 }
@@ -284,7 +284,7 @@ impl Dir {
         for name in self.disk.list("queues")?.into_iter().filter(|name| name.ends_with(".page")) {
             let path = format!("queues/{name}");
             let bytes = read_all(&*self.disk.open(&path, false)?)?;
-            if page_content(&bytes).is_ok() {
+            if whole_page(&bytes).is_ok() {
                 continue;
             }
             let kept = PageHeader::decode(&bytes).ok().and_then(|(header, start)| {
@@ -379,7 +379,7 @@ fn page_of_what_is_left(header: PageHeader, content: &[u8]) -> Option<(PageHeade
         at += used;
     }
     let content = content.get(..at).filter(|content| !content.is_empty())?.to_vec();
-    let (content_length, content_sum) = (content.len() as u64, crc32c::crc32c(&content));
+    let (content_length, content_sum) = (content.len() as u64, ContentSum::of(&content));
     Some((PageHeader { durable, transient, content_length, content_sum, ..header }, content))
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::clock::WallClock;
 use super::fields::{Fault, Reader, put_bytes, put_varint};
 use super::formats::Formats;
+use super::frames::FRAME;
 use super::parts::{Part, join};
 use super::stored::{decode_shared, encode_apart};
 use super::wires::{StoredWire, put_wire};
@@ -18,9 +19,6 @@ use super::{Extent, QueueNumber, Space, StoredEntry};
 use crate::delivery::DeliveryTag;
 use crate::message::Message;
 use crate::wire::Wire;
-
-/// Length and checksum.
-const FRAME: usize = 8;
 
 const MESSAGE: u8 = 1;
 const COPY: u8 = 2;
