@@ -196,7 +196,8 @@ impl Inner {
             durable: self.durable.load(Ordering::Relaxed),
         };
         let (front, content) = bytes.split_at_mut(GROUP_HEADER);
-        front.copy_from_slice(&header.encode(content));
+        let no_records = || Stop::Failed(io::Error::other("what was appended is no whole records"));
+        front.copy_from_slice(&header.encode(content).ok_or_else(no_records)?);
         let padded = GroupHeader::padded(length);
         bytes.resize(padded.max(ALIGN), 0);
         let Some(file) = writer.file.as_ref() else { return Err(Stop::Failed(io::Error::other("no file"))) };

@@ -146,16 +146,14 @@ impl GroupHeader {
         fields
     }
 
-    /// `content` is whole records.
-    pub(crate) fn encode(self, content: &[u8]) -> [u8; GROUP_HEADER] {
+    /// `None` if `content` is no whole records.
+    pub(crate) fn encode(self, content: &[u8]) -> Option<[u8; GROUP_HEADER]> {
         let fields = self.fields();
-        let sum = sum_frames(crc32c::crc32c(&fields), content);
-        debug_assert!(sum.is_some(), "what was appended are no whole records");
-        let sum = sum.unwrap_or_default();
+        let sum = sum_frames(crc32c::crc32c(&fields), content)?;
         let mut bytes = [0; GROUP_HEADER];
         let front = GROUP_MAGIC.to_le_bytes().into_iter().chain(sum.to_le_bytes()).chain(fields);
         bytes.iter_mut().zip(front).for_each(|(byte, value)| *byte = value);
-        bytes
+        Some(bytes)
     }
 
     /// The group at the front of `bytes` with its content, if there is a whole one.
@@ -225,9 +223,9 @@ pub(crate) enum ContentSum {
 }
 
 impl ContentSum {
-    /// Of whole records.
-    pub(crate) fn of(content: &[u8]) -> Self {
-        Self::Frames(sum_frames(0, content).unwrap_or_default())
+    /// `None` if they are no whole records.
+    pub(crate) fn of(content: &[u8]) -> Option<Self> {
+        sum_frames(0, content).map(Self::Frames)
     }
 
     /// Whether nothing has changed but what the records' own checksums tell.
@@ -328,7 +326,7 @@ mod tests {
         let content = content();
         let length = u32::try_from(content.len()).unwrap();
         let header = GroupHeader { length, file: 3, generation: 4, from: 5, to: 6, durable: 5 };
-        let now = [&header.encode(&content)[..], &content].concat();
+        let now = [&header.encode(&content).unwrap()[..], &content].concat();
         let mut before = now.clone();
         before[..4].copy_from_slice(&GROUP_MAGIC_1.to_le_bytes());
         let sum = crc32c::crc32c_append(crc32c::crc32c(&header.fields()), &content);
@@ -358,7 +356,7 @@ mod tests {
             durable,
             transient: TagSet::default(),
             content_length: content.len() as u64,
-            content_sum: ContentSum::of(&content),
+            content_sum: ContentSum::of(&content).unwrap(),
         };
         let now = header.encode();
         assert_eq!(PageHeader::decode(&now).map(|(header, _)| header), Ok(header.clone()));

@@ -76,7 +76,8 @@ impl Inner {
         records.join_to(|piece| file.extend_from_slice(piece));
         records.clear();
         let (front, content) = file.split_at_mut(head);
-        header.content_sum = ContentSum::of(content);
+        let no_records = || io::Error::other("what a page is to hold is no whole records");
+        header.content_sum = ContentSum::of(content).ok_or_else(no_records)?;
         front.copy_from_slice(&header.encode());
         // Whole blocks; the header says how much of it is content.
         file.resize(length, 0);

@@ -263,7 +263,8 @@ impl Dir {
                 let to = at + content.len() as u64;
                 let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
                 let group = GroupHeader { length, file: number, generation, from: at, to, durable: at };
-                file.extend_from_slice(&group.encode(&content));
+                let Some(header) = group.encode(&content) else { continue };
+                file.extend_from_slice(&header);
                 file.extend_from_slice(&content);
                 file.resize(file.len().next_multiple_of(ALIGN), 0);
                 at = to;
@@ -379,7 +380,7 @@ fn page_of_what_is_left(header: PageHeader, content: &[u8]) -> Option<(PageHeade
         at += used;
     }
     let content = content.get(..at).filter(|content| !content.is_empty())?.to_vec();
-    let (content_length, content_sum) = (content.len() as u64, ContentSum::of(&content));
+    let (content_length, content_sum) = (content.len() as u64, ContentSum::of(&content)?);
     Some((PageHeader { durable, transient, content_length, content_sum, ..header }, content))
 }
 
