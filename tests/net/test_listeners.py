@@ -242,11 +242,11 @@ def copies(client, count):
     return sorted(found)
 
 
-def reader(broker, clean, aliases=0):
+def reader(broker, clean, aliases=0, port="one"):
     properties = Properties(PacketTypes.CONNECT)
     properties.TopicAliasMaximum = aliases
     properties.SessionExpiryInterval = 0 if clean else 300
-    return MqttClient(broker, "5", port="one", client_id="reader", clean=clean, properties=properties)
+    return MqttClient(broker, "5", port=port, client_id="reader", clean=clean, properties=properties)
 
 
 @pytest.mark.parametrize("clean, aliases", [(True, 0), (True, 10), (False, 0)], ids=["clean", "aliases", "kept"])
@@ -287,7 +287,9 @@ def test_what_is_kept_for_overlapping_subscriptions_is_a_copy_each(listener):
     broker.restart(crash=True)
     client = reader(broker, clean=False)
     assert copies(client, 4) == expected
-    # The subscriptions are still what they were.
+    client.close()
+    # The subscriptions are what they were where they were made, also on another listener.
+    client = reader(broker, clean=False, port="mqtt")
     writer = MqttClient(broker, "5")
     writer.publish("topic", "t/x", b"3", qos=2)
     assert copies(client, 3) == [(b"3", 0, [1]), (b"3", 1, [2]), (b"3", 2, [3])]
@@ -297,8 +299,9 @@ def test_what_is_kept_for_overlapping_subscriptions_is_a_copy_each(listener):
 
 @pytest.mark.parametrize("reveals", [True, False], ids=["told", "not-told"])
 def test_what_the_rules_refuse_is_told_or_not(listener, reveals):
-    """0x80: the server does not wish to reveal the reason [MQTT 5.0 3.4.2.1, 3.9.3]."""
+    """0x80: the server does not wish to reveal the reason [MQTT 5.0 3.2.2.2, 3.4.2.1, 3.9.3]."""
     rules = [
+        {"deny": ["connect"], "to": ["stranger"]},
         {"deny": ["all"], "to": ["secret/#"]},
         {"allow": ["all", "connect"], "to": ["#"]},
     ]
@@ -310,10 +313,14 @@ def test_what_the_rules_refuse_is_told_or_not(listener, reveals):
     assert [entry.reasons for entry in got[:1]] == [[code]]
     assert [(entry.number, entry.reason) for entry in got[1:]] == [(5, code), (6, code)]
     assert [0x1F in dict(entry.props) for entry in got[1:]] == [reveals, reveals]
+    stranger = Raw(broker, V5, "one", client="stranger")
+    assert (stranger.connack.reason, 0x1F in dict(stranger.connack.props)) == (code, reveals)
+    stranger.expect_close()
     # Anything else that is wrong is said as before.
     raw.send(subscribe(V5, [("$share/g/#/x", 1)]))
     assert raw.ping()[0].reasons == [0x8F]
     raw.close()
+    assert Raw(broker, V311, "one", client="stranger").connack.reason == 5
     raw = Raw(broker, V311, "one")
     raw.send(subscribe(V311, [("secret/x", 1)]))
     assert raw.ping()[0].reasons == [0x80]

@@ -349,13 +349,10 @@ impl Targets {
 
     fn add_wire(&mut self, inbox: &Arc<Inbox>, consumer: ConsumerId, wire: &Wire, no_local: bool) {
         let (next, connection) = (self.direct.len(), inbox.connection());
-        if wire.apart {
-            let (inbox, wire) = (Arc::clone(inbox), wire.clone());
-            self.direct.push(Direct { inbox, consumer, wire, no_local });
-            return;
-        }
         // A few are looked through: a map would cost an allocation.
-        let at = if next < TARGETS_FEW {
+        let at = if wire.apart {
+            next
+        } else if next < TARGETS_FEW {
             self.direct.iter().position(|known| known.is_of(connection)).unwrap_or(next)
         } else {
             if self.by_connection.is_empty() {
@@ -379,11 +376,9 @@ impl Targets {
 
     pub fn add_queue(&mut self, route: &mut Route, target: QueueTarget) {
         let (next, queue) = (route.queues.len(), Arc::as_ptr(&target.queue));
-        if target.is_apart() {
-            route.queues.push(target);
-            return;
-        }
-        let at = if next < TARGETS_FEW {
+        let at = if target.is_apart() {
+            next
+        } else if next < TARGETS_FEW {
             let same = |known: &QueueTarget| Arc::as_ptr(&known.queue) == queue && !known.is_apart();
             route.queues.iter().position(same).unwrap_or(next)
         } else {

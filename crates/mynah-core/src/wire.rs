@@ -45,7 +45,8 @@ impl Wire {
         self.format == frames.format && self.version == frames.version && self.identifiers.is_empty()
     }
 
-    /// Two overlapping subscriptions of one receiver as one, if neither is [`apart`](Self::apart): it gets one copy, with the higher guarantee and all numbers.
+    /// Two overlapping subscriptions of one receiver as one, if neither is [`apart`](Self::apart): it gets one copy, with the higher
+    /// guarantee and all numbers.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
         let mut merged = self.clone();

@@ -74,7 +74,8 @@ pub struct MqttConfig {
     pub tolerant: bool,
     /// Of overlapping subscriptions each gets a copy of its own; otherwise there is one for all of them [MQTT 5.0 3.3.4].
     pub copy_each: bool,
-    /// Clients of 5.0 are told that it is the rules which refuse what they want; otherwise the reason is unspecified [MQTT 5.0 3.4.2.1, 3.9.3].
+    /// Clients of 5.0 are told that it is the rules which refuse what they want; otherwise the reason is unspecified
+    /// [MQTT 5.0 3.2.2.2, 3.4.2.1, 3.9.3].
     pub reveal_denials: bool,
     /// Clients are told to go there and are not let in.
     pub redirect: Option<Redirect>,

@@ -345,18 +345,21 @@ impl MqttConnection {
         let Some(version) = version else { return fault.violation() };
         if version.has_properties() {
             let mut text = Vec::new();
+            let told = fault.reason.told(self.config.reveal_denials);
             let redirect = self.config.redirect.as_ref();
             if let Some(redirect) = redirect.filter(|redirect| redirect.reason() == fault.reason) {
                 put_field(&mut text, id::SERVER_REFERENCE, redirect.server.as_bytes());
             }
-            put_field(&mut text, id::REASON_STRING, fault.text.as_bytes());
+            if told == fault.reason {
+                put_field(&mut text, id::REASON_STRING, fault.text.as_bytes());
+            }
             // Flags and code.
             let properties = if fits(&text, 2, self.packet_max) {
                 Properties::trusted(&text)
             } else {
                 Properties::default()
             };
-            ConnAck { session_present: false, code: fault.reason.0, properties }.encode(version, host.wire());
+            ConnAck { session_present: false, code: told.0, properties }.encode(version, host.wire());
         } else if let Some(code) = fault.reason.return_code_v3() {
             let properties = Properties::default();
             ConnAck { session_present: false, code, properties }.encode(version, host.wire());

@@ -116,8 +116,8 @@ impl JournalHeader {
     }
 }
 
-/// A group: what one write appended. Its checksum covers file, generation and the frames of its records, so that what an earlier use of the file
-/// has left is never taken for it.
+/// A group: what one write appended. Its checksum covers file, generation and the frames of its records, so that what an earlier use
+/// of the file has left is never taken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GroupHeader {
     pub(crate) length: u32,

@@ -114,6 +114,7 @@ pub(crate) struct MqttTerms {
     pub(crate) retain: bool,
     pub(crate) strictness: Strictness,
     pub(crate) overlapping: Overlapping,
+    /// Clients of 5.0 are told when it is `auth.rules` that refuses something; otherwise the reason is unspecified.
     pub(crate) reveal_denials: bool,
     /// Clients are told to go to this server (host:port) and are not let in; empty: they are let in.
     pub(crate) redirect: String,
