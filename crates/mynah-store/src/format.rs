@@ -156,6 +156,16 @@ impl GroupHeader {
         Some(bytes)
     }
 
+    /// As version 1 wrote it.
+    #[cfg(test)]
+    pub(crate) fn encode_version_1(self, content: &[u8]) -> [u8; GROUP_HEADER] {
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&self.fields()), content);
+        let mut bytes = self.encode(content).unwrap();
+        bytes[..4].copy_from_slice(&GROUP_MAGIC_1.to_le_bytes());
+        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
     /// The group at the front of `bytes` with its content, if there is a whole one.
     pub(crate) fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let mut reader = Reader::new(bytes);
@@ -266,6 +276,16 @@ impl PageHeader {
         bytes
     }
 
+    /// As version 1 wrote it.
+    #[cfg(test)]
+    pub(crate) fn encode_version_1(&self, content: &[u8]) -> Vec<u8> {
+        let content_sum = ContentSum::Bytes(crc32c::crc32c(content));
+        let mut bytes = Self { content_sum, ..self.clone() }.encode();
+        // Behind length and magic.
+        bytes[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        bytes
+    }
+
     /// The header, and where the content begins.
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Self, usize), Bad> {
         let mut front = Reader::new(bytes);
@@ -327,10 +347,7 @@ mod tests {
         let length = u32::try_from(content.len()).unwrap();
         let header = GroupHeader { length, file: 3, generation: 4, from: 5, to: 6, durable: 5 };
         let now = [&header.encode(&content).unwrap()[..], &content].concat();
-        let mut before = now.clone();
-        before[..4].copy_from_slice(&GROUP_MAGIC_1.to_le_bytes());
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&header.fields()), &content);
-        before[4..8].copy_from_slice(&sum.to_le_bytes());
+        let before = [&header.encode_version_1(&content)[..], &content].concat();
         for group in [now, before] {
             assert_eq!(GroupHeader::decode(&group), Some((header, &*content)));
             // But for what pads the header.
@@ -361,12 +378,9 @@ mod tests {
         let now = header.encode();
         assert_eq!(PageHeader::decode(&now).map(|(header, _)| header), Ok(header.clone()));
         assert!(header.content_sum.fits(&content));
-        let old = PageHeader { content_sum: ContentSum::Bytes(crc32c::crc32c(&content)), ..header };
-        let mut before = old.encode();
-        // Behind length and magic.
-        before[8..12].copy_from_slice(&1_u32.to_le_bytes());
-        let (read, _) = PageHeader::decode(&before).unwrap();
-        assert_eq!(read, old);
+        let (read, _) = PageHeader::decode(&header.encode_version_1(&content)).unwrap();
+        assert_eq!(read.content_sum, ContentSum::Bytes(crc32c::crc32c(&content)));
+        assert_eq!(PageHeader { content_sum: header.content_sum, ..read.clone() }, header);
         let mut changed = content;
         assert!(read.content_sum.fits(&changed));
         changed[12] ^= 1;

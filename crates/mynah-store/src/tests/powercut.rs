@@ -314,7 +314,7 @@ impl Bench {
         }
     }
 
-    fn page_out(&mut self, dice: &mut Dice) {
+    pub(super) fn page_out(&mut self, dice: &mut Dice) {
         let queue = self.queue(dice.roll(3));
         let in_journal: Vec<_> = self
             .where_
